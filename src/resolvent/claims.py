@@ -1,8 +1,9 @@
 """What the papers claim, made measurable: the machinery behind `resolvent claims` and the page of claims.
 
-A claim is a function of a `Scale` that measures one number and returns it as `Measured`; the decorator `claim` says which paper
-it is from, which method it is about and the number that it must reach. `claims/<room>.py` holds those of a room.
-This module imports no room and not torch: a claim is run, never known beforehand.
+A claim is a function of a `Scale` that measures one number and returns it as `Measured`; the decorator
+`claim` says which paper it is from, which method it is about and the number that it must reach.
+`claims/<room>.py` holds those of a room. This module imports no room and not torch: a claim is run, never
+known beforehand.
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ def claim(
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"claim: {name} must be a non-empty text, got {text!r}")
     if (at_least is None) == (at_most is None):
-        raise ValueError(f"claim: give one of at_least and at_most, got at_least={at_least}, at_most={at_most}")
+        raise ValueError(f"claim: give one of at_least and at_most, got {at_least} and {at_most}")
     bound = float(at_least if at_least is not None else at_most)  # type: ignore[arg-type]
     if not math.isfinite(bound):
         raise ValueError(f"claim: the bound must be finite, got {bound}")
@@ -214,7 +215,7 @@ def _import_path(method: object) -> str:
 
 
 def load(directory: str | Path = "claims") -> list[Claim]:
-    """Import every file of a directory of claims and return the claims in it, in the order of rooms and lines.
+    """Import every file of a directory of claims and return its claims, in the order of rooms and lines.
 
     Parameters
     ----------
@@ -305,7 +306,7 @@ def run(claim: Claim, scale: Scale | None = None) -> Record:
 
     Notes
     -----
-    The global random state of Python's libraries is seeded first, so that a claim measures the same alone and among others.
+    The global random states are seeded first, so that a claim measures the same alone and among others.
 
     Examples
     --------
@@ -316,7 +317,8 @@ def run(claim: Claim, scale: Scale | None = None) -> Record:
     ('error', 'ZeroDivisionError: division by zero')
     """
     scale = scale or Scale()
-    blank = Record(claim.room, claim.name, claim.paper, claim.method, claim.says, claim.required, scale=scale.name)
+    about = (claim.room, claim.name, claim.paper, claim.method, claim.says, claim.required)
+    blank = Record(*about, scale=scale.name)
     _seed()
     start = time.perf_counter()
     try:
@@ -329,8 +331,8 @@ def run(claim: Claim, scale: Scale | None = None) -> Record:
     seconds = time.perf_counter() - start
     holds = claim.holds(out.value)
     verdict: Verdict = "met" if holds else "missed" if claim.known_miss is None else "known miss"
-    notes = [out.note, "" if claim.known_miss is None else claim.known_miss if not holds else "recorded as missed"]
-    note = "; ".join(text for text in notes if text)
+    recorded = claim.known_miss and ("recorded as missed, now met" if holds else claim.known_miss)
+    note = "; ".join(text for text in (out.note, recorded) if text)
     return replace(blank, measured=out.value, unit=out.unit, note=note, verdict=verdict, seconds=seconds)
 
 

@@ -1,4 +1,4 @@
-"""The records of claims: one row each, kept as JSON in the package, printed by the command line and shown in the docs."""
+"""The records of claims: one row each, kept as JSON in the package, printed and shown in the docs."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import numbers
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resolvent.operators.arrays import check_finite
+from resolvent.operators.arrays import check_finite, complex_dtype
 from resolvent.operators.elementary import Diagonal, Identity, Zero
 from resolvent.operators.operator import Operator
 
@@ -23,7 +24,9 @@ def _common(operators: tuple[Operator, ...], name: str) -> dict[str, Any]:
         if torch.finfo(other.dtype).bits != torch.finfo(dtype).bits:
             raise TypeError(f"{name}: one operator has dtype {dtype}, another {other.dtype}; convert one of them")
         dtype = torch.promote_types(dtype, other.dtype)
-    kind = "numpy" if all(A.kind == "numpy" for A in operators) else "torch"
+    # The identity and zero hold no data of the user's, so they have no say.
+    holders = [A for A in operators if not A._neutral] or list(operators)
+    kind = "numpy" if all(A.kind == "numpy" for A in holders) else "torch"
     return {"dtype": dtype, "device": operators[0].device, "kind": kind}
 
 
@@ -120,11 +123,10 @@ class Product(Operator):
     def __init__(self, *operators: Operator) -> None:
         if not operators:
             raise ValueError("operators must hold at least one operator")
-        for left, right in zip(operators, operators[1:], strict=False):
+        for left, right in itertools.pairwise(operators):
             if left.shape[-1] != right.shape[-2]:
-                raise ValueError(
-                    f"operators of a product must have matching inner sizes, got {tuple(left.shape)} @ {tuple(right.shape)}"
-                )
+                shapes = f"{tuple(left.shape)} @ {tuple(right.shape)}"
+                raise ValueError(f"operators of a product must have matching inner sizes, got {shapes}")
         common = _common(operators, "product")
         operators = tuple(_cast(A, common["dtype"]) for A in operators)
         super().__init__(
@@ -163,10 +165,7 @@ class Scaled(Operator):
 
     def __init__(self, c: complex | Tensor, A: Operator) -> None:
         factor = c if isinstance(c, Tensor) else torch.tensor(c, dtype=None if isinstance(c, complex) else A.dtype)
-        if factor.is_complex() or A.is_complex:
-            dtype = A.dtype if A.is_complex else A.dtype.to_complex()
-        else:
-            dtype = A.dtype
+        dtype = complex_dtype(A.dtype) if factor.is_complex() else A.dtype
         factor = factor.to(device=A.device, dtype=dtype)
         check_finite(factor, "c")
         A = _cast(A, dtype)
@@ -184,6 +183,7 @@ class Scaled(Operator):
             unitary=A.unitary and bool((factor.abs() == 1).all()),
             parts=(factor, A),
         )
+        self._neutral = A._neutral
 
     @property
     def factor(self) -> Tensor:
@@ -245,7 +245,7 @@ class Power(Operator):
             raise ValueError(f"p must be an int of at least 0, got {p!r}")
         if A.shape[-1] != A.shape[-2]:
             raise ValueError(f"a power needs a square operator, got shape {tuple(A.shape)}")
-        self.p = int(p)
+        self.p: int = int(p)
         super().__init__(
             A.shape,
             dtype=A.dtype,
@@ -326,7 +326,7 @@ def add(A: Operator, B: Operator) -> Operator:
         if isinstance(B, Zero):
             return A
         if isinstance(A, Diagonal) and isinstance(B, Diagonal):
-            merged = Diagonal(A._diagonal() + B._diagonal())
+            merged = Diagonal(A.data + B.data)
             merged.kind = Sum(A, B).kind
             return merged.declare(hermitian=A.hermitian and B.hermitian, positive=A.positive and B.positive)
     parts: list[Operator] = []

@@ -60,3 +60,38 @@ def give_back(value: Any, kind: Kind) -> Any:
         items = [give_back(v, kind) for v in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     return value
+
+
+def give_back_array(t: Tensor, kind: Kind) -> Any:
+    """A tensor as an array of `kind`; unlike `give_back`, a 0-d result stays an array."""
+    return t.detach().cpu().numpy() if kind == "numpy" else t
+
+
+def real_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The real dtype of the same precision."""
+    return torch.empty(0, dtype=dtype).real.dtype if dtype.is_complex else dtype
+
+
+def complex_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The complex dtype of the same precision."""
+    return dtype if dtype.is_complex else dtype.to_complex()
+
+
+def positions(index: Any, size: int, name: str, device: torch.device) -> tuple[Tensor, bool]:
+    """Index of one axis -> (index vector, whether the axis is dropped)."""
+    if isinstance(index, slice):
+        return torch.arange(*index.indices(size), device=device), False
+    if isinstance(index, int | np.integer) and not isinstance(index, bool):
+        if not -size <= index < size:
+            raise IndexError(f"{name} index {index} is out of range for {size} {name}s")
+        return torch.tensor([int(index) % size], device=device), True
+    vector = torch.as_tensor(index, device=device)
+    if vector.ndim != 1:
+        raise IndexError(f"a {name} index must be an int, a slice or a vector, got {vector.ndim} dimensions")
+    if vector.dtype == torch.bool:
+        if len(vector) != size:
+            raise IndexError(f"a boolean {name} index must have {size} entries, got {len(vector)}")
+        return vector.nonzero()[:, 0], False
+    if len(vector) and (int(vector.min()) < -size or int(vector.max()) >= size):
+        raise IndexError(f"a {name} index is out of range for {size} {name}s")
+    return vector.long() % max(size, 1), False

@@ -11,6 +11,9 @@ from torch import Tensor
 from resolvent.operators.arrays import ArrayLike, Kind, as_tensor
 from resolvent.operators.operator import Operator
 
+# Entries from which one pass over the memory pays for the compiled kernel (2 cores: equal at about 0.5M).
+_ONE_PASS = 1 << 20
+
 
 def _dims(t: Tensor, least: int, name: str, shape: str) -> None:
     if t.ndim < least:
@@ -62,7 +65,8 @@ class Dense(Operator):
         bound = 100 * torch.finfo(t.dtype).eps * t.abs().amax(dim=(-2, -1), keepdim=True) if t.numel() else gap
         if bool((gap > bound).any()):
             where = tuple(int(i) for i in (gap > bound).nonzero()[0])
-            raise ValueError(f"{name} must be Hermitian, but entry {where} and its mirror differ by {float(gap[where]):.3g}")
+            found = float(gap[where])
+            raise ValueError(f"{name} must be Hermitian, but entry {where} and its mirror differ by {found:.3g}")
 
     def check_hermitian(self, name: str = "A") -> None:
         if self.shape[-1] != self.shape[-2]:
@@ -75,15 +79,20 @@ class Dense(Operator):
 
     def _gram(self, X: Tensor) -> Tensor:
         a = self.data
-        m, n = a.shape[-2:]
-        rows = (8 << 20) // max(1, n * a.element_size())
-        if a.ndim > 2 or X.ndim > 2 or rows >= m or rows < 16 or a.device.type != "cpu" or not a.is_contiguous():
+        if (
+            X.shape[-1] > 1
+            or a.ndim > 2
+            or X.ndim > 2
+            or a.numel() < _ONE_PASS
+            or a.device.type != "cpu"
+            or a.dtype not in (torch.float32, torch.float64, torch.complex64, torch.complex128)
+            or not a.is_contiguous()  # a transposed matrix would be read by columns
+            or (torch.is_grad_enabled() and (a.requires_grad or X.requires_grad))
+        ):
             return a.mH @ (a @ X)
-        # Row blocks that stay in the last-level cache between the two products: the matrix comes from memory once.
-        Y = torch.zeros(n, X.shape[-1], dtype=a.dtype)
-        for block in a.split(rows):
-            Y = torch.addmm(Y, block.mH, block @ X)
-        return Y
+        from resolvent.operators.gram import gram_vector
+
+        return gram_vector(a, X[:, 0])[:, None]
 
     def _adjoint(self) -> Operator:
         return Dense(self.data.mH)
@@ -133,8 +142,13 @@ class Diagonal(Operator):
             parts=(t,),
         )
 
+    @property
+    def data(self) -> Tensor:
+        """The diagonal."""
+        return self._parts[0]
+
     def _matmul(self, X: Tensor) -> Tensor:
-        return self._parts[0][..., None] * X
+        return self.data[..., None] * X
 
     def _adjoint(self) -> Operator:
         return Diagonal(self._parts[0].conj().resolve_conj())
@@ -168,6 +182,8 @@ class Identity(Operator):
     >>> Identity(2) @ torch.tensor([1.0, 2.0])
     tensor([1., 2.])
     """
+
+    _neutral = True
 
     def __init__(
         self,
@@ -222,6 +238,8 @@ class Zero(Operator):
     >>> Zero(2, 3) @ torch.ones(3)
     tensor([0., 0.])
     """
+
+    _neutral = True
 
     def __init__(self, *shape: int, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> None:
         square = len(shape) >= 2 and shape[-1] == shape[-2]
@@ -352,9 +370,14 @@ class MatrixFree(Operator):
         if t.dtype != self.dtype or t.device != self.device:
             raise TypeError("a MatrixFree operator cannot change dtype or device: its callables are fixed")
         matmul, adjoint = self._callables
-        cut = [None if f is None else _without_graph(f) for f in (matmul, adjoint)]
         return MatrixFree(
-            self.shape, cut[0], cut[1], dtype=self.dtype, device=self.device, parameters=(), kind=self.kind,
+            self.shape,
+            _without_graph(matmul),
+            None if adjoint is None else _without_graph(adjoint),
+            dtype=self.dtype,
+            device=self.device,
+            parameters=(),
+            kind=self.kind,
             cost=self._declared_cost,
         )
 

@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resolvent.operators.arrays import Kind, as_tensor, give_back
+from resolvent.operators.arrays import (
+    Kind,
+    as_tensor,
+    complex_dtype,
+    give_back,
+    give_back_array,
+    positions,
+    real_dtype,
+)
 from resolvent.random import gaussian
 
 Index = int | slice | Tensor | np.ndarray | list
@@ -42,6 +50,8 @@ class Operator:
 
     # NumPy must let `ndarray @ Operator` come to __rmatmul__.
     __array_ufunc__ = None
+    # Whether the operator holds no data of the user's, so that it has no say in the kind of a composition.
+    _neutral = False
 
     def __init__(
         self,
@@ -192,7 +202,8 @@ class Operator:
             scale = x.norm(dim=-2) * Ay.norm(dim=-2) + Ax.norm(dim=-2) * y.norm(dim=-2)
             tolerance = 100 * torch.finfo(self.dtype).eps * scale[..., None]
             if bool((gap > tolerance).any()):
-                raise ValueError(f"{name} must be Hermitian, but x^H A y and (A x)^H y differ by {float(gap.max()):.3g}")
+                worst = float(gap.max())
+                raise ValueError(f"{name} must be Hermitian, but x^H A y and (A x)^H y differ by {worst:.3g}")
 
     # ---- products -----------------------------------------------------------------------------------------------
 
@@ -241,7 +252,7 @@ class Operator:
             if kind == "torch":
                 raise TypeError(f"X has dtype {X.dtype}, the operator {self.dtype}; convert one of them")
             common = torch.promote_types(X.dtype, self.dtype)
-            return self.to(common)._apply(X.to(torch.promote_types(X.dtype, _real(common))), kind)
+            return self.to(common)._apply(X.to(torch.promote_types(X.dtype, real_dtype(common))), kind)
         if self.is_complex:
             return self._matmul(X.to(self.dtype))
         parts = self._matmul(torch.cat([X.real, X.imag], dim=-1))
@@ -324,7 +335,7 @@ class Operator:
         """Entries of the last two axes as a dense array; an int drops its axis."""
         rows, cols = index if isinstance(index, tuple) else (index, slice(None))
         (r, one_row), (c, one_col) = (
-            _positions(ix, size, name, self.device)
+            positions(ix, size, name, self.device)
             for ix, size, name in ((rows, self.shape[-2], "row"), (cols, self.shape[-1], "column"))
         )
         block = self._entries(r, c)
@@ -343,7 +354,7 @@ class Operator:
             if not (t.is_floating_point() or t.is_complex()):
                 return t if isinstance(target, torch.dtype) else t.to(target)
             if isinstance(target, torch.dtype) and t.is_complex() and not target.is_complex:
-                return t.to(_complex(target))
+                return t.to(complex_dtype(target))
             return t.to(target)
 
         return self._mapped(convert)
@@ -378,36 +389,3 @@ class Operator:
             lines.append(("└─ " if last else "├─ ") + head)
             lines.extend(("   " if last else "│  ") + r for r in rest)
         return "\n".join(lines)
-
-
-def give_back_array(t: Tensor, kind: Kind) -> Any:
-    """A tensor as an array of `kind`; unlike `give_back`, a 0-d result stays an array."""
-    return t.detach().cpu().numpy() if kind == "numpy" else t
-
-
-def _real(dtype: torch.dtype) -> torch.dtype:
-    return torch.empty(0, dtype=dtype).real.dtype if dtype.is_complex else dtype
-
-
-def _complex(dtype: torch.dtype) -> torch.dtype:
-    return dtype if dtype.is_complex else dtype.to_complex()
-
-
-def _positions(index: Any, size: int, name: str, device: torch.device) -> tuple[Tensor, bool]:
-    """Index of one axis -> (index vector, whether the axis is dropped)."""
-    if isinstance(index, slice):
-        return torch.arange(*index.indices(size), device=device), False
-    if isinstance(index, numbers.Integral) and not isinstance(index, bool):
-        if not -size <= index < size:
-            raise IndexError(f"{name} index {index} is out of range for {size} {name}s")
-        return torch.tensor([int(index) % size], device=device), True
-    vector = torch.as_tensor(index, device=device)
-    if vector.ndim != 1:
-        raise IndexError(f"a {name} index must be an int, a slice or a vector, got {vector.ndim} dimensions")
-    if vector.dtype == torch.bool:
-        if len(vector) != size:
-            raise IndexError(f"a boolean {name} index must have {size} entries, got {len(vector)}")
-        return vector.nonzero()[:, 0], False
-    if len(vector) and (int(vector.min()) < -size or int(vector.max()) >= size):
-        raise IndexError(f"a {name} index is out of range for {size} {name}s")
-    return vector.long() % max(size, 1), False
