@@ -1,0 +1,292 @@
+"""Some eigenvalues and eigenvectors of an operator.
+
+    >>> import torch
+    >>> from resolvent import spectra
+    >>> from resolvent.operators import Diagonal
+    >>> A = Diagonal(torch.arange(1.0, 3001.0, dtype=torch.float64))
+    >>> w, V = spectra.eigsh(A, k=2, which="LA", generator=0)
+    >>> w
+    tensor([2999., 3000.], dtype=torch.float64)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from resolvent.errors import ConvergenceError
+from resolvent.info import Info
+from resolvent.operators import Operator, as_operator
+from resolvent.operators.arrays import as_tensor, give_back
+from resolvent.operators.gradient import records
+from resolvent.random import GeneratorLike, as_generator
+from resolvent.spectra.arnoldi import general_pairs, pick
+from resolvent.spectra.eigen_gradient import differentiable_pairs, projected_solve
+from resolvent.spectra.extremal import Pairs, Problem, extremal_pairs, order
+from resolvent.spectra.inverse import shifted_inverse
+
+Which = Literal["LM", "LA", "SA", "SM", "BE"]
+DENSE_LIMIT = 1024
+_WHICH = ("LM", "LA", "SA", "SM", "BE")
+
+
+def eigsh(
+    A: Any,
+    k: int = 6,
+    *,
+    which: Which = "LM",
+    sigma: float | None = None,
+    rtol: float | None = None,
+    generator: GeneratorLike = None,
+    v0: Shaped[Tensor, " n"] | None = None,
+    max_matvecs: int | None = None,
+    method: Literal["auto", "dense", "lanczos"] = "auto",
+    return_info: bool = False,
+) -> tuple[Any, ...]:
+    r"""k eigenpairs of a Hermitian operator, :math:`A v_i = w_i v_i`, with orthonormal :math:`v_i`.
+
+    Parameters
+    ----------
+    A : (*batch, n, n) Hermitian operator or anything `as_operator` takes; a batch is solved densely
+    k : how many, 1 to n
+    which : largest in size ("LM"), largest ("LA"), smallest ("SA"), smallest in size ("SM"), or half from either end with
+        one more from the high end if k is odd ("BE"). With `sigma` it refers to 1 / (w - sigma).
+    sigma : find the eigenvalues nearest to it, by shift and invert; for sparse and for small operators
+    rtol : residual :math:`\|A v - w v\|` of every pair relative to :math:`\|A\|`; default 1e-10 in float64, 1e-5 in float32
+    generator : randomness of the starting vectors
+    v0 : (n,) starting vector
+    max_matvecs : products before it gives up; default max(20000, 50 k), which is far above what it should need
+    method : "dense" for LAPACK, "lanczos" for the iteration; "auto" takes the cheaper one
+    return_info : also return `Info`
+
+    Returns
+    -------
+    w : (*batch, k) real, ascending
+    V : (*batch, n, k)
+
+    Raises
+    ------
+    ValueError : A is not square or not Hermitian, k or another argument is out of range, a product contains NaN
+    ConvergenceError : `rtol` was not reached; `best` is (w, V)
+
+    Notes
+    -----
+    Small or k > n/4: LAPACK. Else thick-restart Lanczos with full orthogonalisation. Where a product is cheap beside the
+    orthogonalisation, the iteration runs on a Chebyshev polynomial of A that lifts the wanted end out of the rest, so that the
+    basis stays small. Converged pairs are tested: the iteration is restarted with a random vector orthogonal to
+    them for at least 40% of the work done so far, and goes on if anything beyond the k-th turns up. So copies of a multiple
+    eigenvalue are found, which a single Krylov space cannot see. The residuals are recomputed at the end.
+    Differentiable to first order in w and V; for a V-dependent loss the backward pass solves k linear systems with
+    MINRES (the dense path: exactly). A loss must not depend on the phases of V, nor on the basis chosen for a multiple
+    eigenvalue.
+
+    References
+    ----------
+    "Thick-Restart Lanczos Method for Large Symmetric Eigenvalue Problems"
+    "A Filtered Lanczos Procedure for Extreme and Interior Eigenvalue Problems"
+
+    Examples
+    --------
+    >>> import torch
+    >>> A = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+    >>> w, V = eigsh(A, 1)
+    >>> w
+    tensor([3.])
+    """
+    A = as_operator(A)
+    A.check_hermitian("A")
+    n = A.shape[-1]
+    _check(k, n, which, _WHICH, rtol)
+    real = torch.zeros((), dtype=A.dtype).real.dtype
+    rtol = rtol if rtol is not None else (1e-10 if real == torch.float64 else 1e-5)
+    dense = method == "dense" or (method == "auto" and (n <= DENSE_LIMIT or 4 * k > n or bool(A.batch_shape)))
+    if method == "lanczos" and A.batch_shape:
+        raise ValueError(f"method='lanczos' takes no batch, A has shape {tuple(A.shape)}")
+    if dense or n < 4 * k + 40:
+        w, V, info = _dense_hermitian(A, k, which, sigma)
+    else:
+        w, V, info = _iterative_hermitian(A, k, which, sigma, rtol, generator, v0, max_matvecs)
+    w, V = give_back((w, V), A.kind)
+    if not info.converged:
+        message = f"eigsh: residual {info.error:.2g} after {info.matvecs} products, asked for {rtol:.2g}"
+        raise ConvergenceError(message, best=(w, V), error=info.error, info=info)
+    return (w, V, info) if return_info else (w, V)
+
+
+def _check(k: int, n: int, which: str, allowed: tuple[str, ...], rtol: float | None) -> None:
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k must be an int, got {type(k).__name__}")
+    if not 1 <= k <= n:
+        raise ValueError(f"k must be between 1 and {n}, the size of A, got {k}")
+    if which not in allowed:
+        raise ValueError(f"which must be one of {', '.join(allowed)}, got {which!r}")
+    if rtol is not None and not 0 < rtol < 1:
+        raise ValueError(f"rtol must be between 0 and 1, got {rtol}")
+
+
+def _dense_hermitian(A: Operator, k: int, which: str, sigma: float | None) -> tuple[Tensor, Tensor, Info]:
+    with torch.no_grad():
+        dense = A._dense()
+        if not bool(torch.isfinite(torch.view_as_real(dense) if dense.is_complex() else dense).all()):
+            raise ValueError("A contains NaN or infinity")
+        # eigh reads one triangle; halves first, so that entries near the largest number do not overflow.
+        all_w, all_V = torch.linalg.eigh(dense / 2 + dense.mH / 2)
+        best = _best(all_w, k, which, sigma)
+        w = all_w.gather(-1, best)
+        V = all_V.gather(-1, best.unsqueeze(-2).expand(*all_V.shape[:-1], k))
+    if records(A):
+        w, V = differentiable_pairs(_columns(A, V), w, V, all_w, all_V, None)
+    return w, V, Info("dense", matvecs=A.shape[-1], error=4 * torch.finfo(w.dtype).eps)
+
+
+def _columns(A: Operator, V: Tensor) -> Tensor:
+    return A._matmul(V.detach())
+
+
+def _best(w: Tensor, k: int, which: str, sigma: float | None) -> Tensor:
+    """Indices of the wanted values, ascending in w: (..., k)."""
+    if which == "SM" and sigma is None:
+        which, sigma = "LM", 0.0
+    if sigma is not None:
+        gaps = w - sigma
+        w_seen = 1 / torch.where(gaps == 0, torch.finfo(w.dtype).tiny, gaps)
+        if which == "SM":
+            return torch.argsort(gaps.abs(), dim=-1, descending=True)[..., :k].sort(-1).values
+    else:
+        w_seen = w
+    flat = w_seen.reshape(-1, w.shape[-1])
+    return torch.stack([order(row, which)[:k].sort().values for row in flat]).reshape(*w.shape[:-1], k)
+
+
+def _iterative_hermitian(
+    A: Operator,
+    k: int,
+    which: str,
+    sigma: float | None,
+    rtol: float,
+    generator: GeneratorLike,
+    v0: Tensor | None,
+    max_matvecs: int | None,
+) -> tuple[Tensor, Tensor, Info]:
+    n = A.shape[-1]
+    limit = max_matvecs if max_matvecs is not None else max(200_000, 50 * k)
+    start = None
+    if v0 is not None:
+        start, _ = as_tensor(v0, "v0")
+        if start.shape != (n,):
+            raise ValueError(f"v0 must have shape ({n},), got {tuple(start.shape)}")
+        start = start.to(A.dtype)
+    if which == "SM" and sigma is None:
+        which, sigma = ("SA", None) if A.positive and not _factors(A) else ("LM", 0.0)
+    problem = Problem(
+        A._matmul, n, k, which, rtol, A.dtype, A.device, as_generator(generator, A.device), A.cost, limit, start
+    )
+    with torch.no_grad():
+        pairs = extremal_pairs(problem) if sigma is None else _shifted(A, problem, sigma)
+    info = Info(pairs.method, pairs.products, pairs.restarts, pairs.error, pairs.error <= rtol)
+    w, V = pairs.values.to(torch.zeros((), dtype=A.dtype).real.dtype), pairs.vectors.contiguous()
+    if info.converged and records(A):
+        quiet = A.detach()
+        solve = projected_solve(quiet._matmul, V, max(rtol, 1e-10), 20 * int(math.sqrt(n)) + 2000)
+        w, V = differentiable_pairs(_columns(A, V), w, V, w, V, solve)
+    return w, V, info
+
+
+def _factors(A: Operator) -> bool:
+    return hasattr(A, "to_scipy") or A.shape[-1] <= 4 * DENSE_LIMIT
+
+
+def _shifted(A: Operator, problem: Problem, sigma: float) -> Pairs:
+    """Pairs nearest to sigma from those of (A - sigma)^-1, with residuals of A itself."""
+    plain = Problem(**{**problem.__dict__, "k": 1, "which": "LM", "rtol": 0.1, "filtered": False, "start": None})
+    size = extremal_pairs(plain)
+    norm = float(size.values.abs().max())
+    inverse = shifted_inverse(A, sigma, norm)
+    inner = Problem(**{**problem.__dict__, "multiply": inverse, "filtered": False, "rtol": problem.rtol * 1e-2})
+    found = extremal_pairs(inner)
+    V = found.vectors.contiguous()
+    AV = A._matmul(V)
+    w = (V.conj() * AV).sum(0).real.to(torch.float64)
+    residual = torch.linalg.vector_norm(AV - V * w.to(V.dtype), dim=0).max()
+    ascending = torch.argsort(w)
+    products = size.products + found.products + problem.k
+    error = float(residual) / norm if norm else 0.0
+    return Pairs(w[ascending], V[:, ascending], error, products, found.restarts, "shift-invert lanczos")
+
+
+def eigs(
+    A: Any,
+    k: int = 6,
+    *,
+    which: Literal["LM", "SM", "LR", "SR", "LI", "SI"] = "LM",
+    sigma: complex | None = None,
+    rtol: float | None = None,
+    generator: GeneratorLike = None,
+    v0: Shaped[Tensor, " n"] | None = None,
+    max_matvecs: int | None = None,
+    method: Literal["auto", "dense", "arnoldi"] = "auto",
+    return_info: bool = False,
+) -> tuple[Any, ...]:
+    r"""k eigenpairs of a general square operator, :math:`A v_i = w_i v_i`.
+
+    Parameters
+    ----------
+    A : (*batch, n, n) operator or anything `as_operator` takes; a batch is solved densely
+    k : how many, 1 to n
+    which : largest or smallest in size ("LM", "SM"), in real part ("LR", "SR") or in the size of the imaginary part
+        ("LI", "SI"). With `sigma` it refers to 1 / (w - sigma).
+    sigma : find the eigenvalues nearest to it, by shift and invert; for sparse and for small operators
+    rtol : residual :math:`\|A v - w v\|` of every pair relative to :math:`\|A\|`; default 1e-10 in float64, 1e-5 in float32
+    generator, v0, max_matvecs, return_info : as in `eigsh`
+    method : "dense" for LAPACK, "arnoldi" for Krylov-Schur; "auto" takes the cheaper one
+
+    Returns
+    -------
+    w : (*batch, k) complex, the most wanted first; a conjugate pair that k would cut counts by its first member
+    V : (*batch, n, k) complex, unit columns
+
+    Raises
+    ------
+    ValueError : A is not square, k or another argument is out of range, a product contains NaN
+    ConvergenceError : `rtol` was not reached; `best` is (w, V)
+
+    Notes
+    -----
+    Krylov-Schur: Arnoldi with full reorthogonalisation, restarted with the wanted part of the Schur form. A small residual
+    does not mean a small error where eigenvalues are ill-conditioned (far from normal A): there the values are those
+    of a matrix within rtol ||A|| of A. w is differentiable to first order, by the left eigenvectors of one more run; V is
+    not differentiable.
+
+    References
+    ----------
+    "A Krylov--Schur Algorithm for Large Eigenproblems"
+
+    Examples
+    --------
+    >>> import torch
+    >>> w, V = eigs(torch.tensor([[0.0, -2.0], [2.0, 0.0]]), 2)
+    >>> w.imag.abs()
+    tensor([2., 2.])
+    """
+    A = as_operator(A)
+    m, n = A.shape[-2:]
+    if m != n:
+        raise ValueError(f"A must be square, got shape {tuple(A.shape)}")
+    _check(k, n, which, ("LM", "SM", "LR", "SR", "LI", "SI"), rtol)
+    real = torch.zeros((), dtype=A.dtype).real.dtype
+    rtol = rtol if rtol is not None else (1e-10 if real == torch.float64 else 1e-5)
+    dense = method == "dense" or (method == "auto" and (n <= DENSE_LIMIT or 4 * k > n or bool(A.batch_shape)))
+    if dense or n < 4 * k + 40:
+        w, V, info = _dense_general(A, k, which, sigma)
+    else:
+        limit = max_matvecs if max_matvecs is not None else max(50_000, 50 * k)
+        w, V, info = _iterative_general(A, k, which, sigma, rtol, generator, v0, limit)
+    w, V = give_back((w, V), A.kind)
+    if not info.converged:
+        message = f"eigs: residual {info.error:.2g} after {info.matvecs} products, asked for {rtol:.2g}"
+        raise ConvergenceError(message, best=(w, V), error=info.error, info=info)
+    return (w, V, info) if return_info else (w, V)
