@@ -62,7 +62,7 @@ record: $(READY)
 	$(BIN)/resolvent claims --record
 
 docs: $(READY)
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(READY)
 	$(PIP) --constraint constraints.txt --editable '.[bench]'

@@ -1,0 +1,18 @@
+"""Formulas of docstrings on the pages: the reStructuredText role `math` becomes code, which Markdown can show without a script."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+ROLE = re.compile(r":math:`([^`]+)`")
+
+
+class Formulas(griffe.Extension):
+    """Rewrites every docstring as it is collected."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        if obj.docstring is not None:
+            obj.docstring.value = ROLE.sub(r"`\1`", obj.docstring.value)

@@ -1,0 +1,5 @@
+"""The command line: `resolvent report`, `resolvent claims`, `resolvent find`."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, submod_attrs={"app": ["main"]})

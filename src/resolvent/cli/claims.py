@@ -1,0 +1,125 @@
+"""`resolvent claims`: run what the papers claim and say what is met."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resolvent.claims import Claim, Scale, load, run, select
+from resolvent.claims_record import RECORD, Record, merge, read, write
+
+_STYLES = {
+    "met": "green",
+    "known miss": "yellow",
+    "missed": "bold red",
+    "error": "bold red",
+    "not run": "dim",
+}
+
+
+def claims_command(
+    what: Annotated[
+        str | None, typer.Argument(metavar="[ROOM | PAPER]", help="A room, or words of a title or a method.")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="The documented scale, not the quick one.")] = False,
+    json: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="Write the records to a file.")
+    ] = None,
+    record: Annotated[bool, typer.Option("--record", help="Keep the records, for the docs.")] = False,
+    directory: Annotated[Path, typer.Option("--directory", help="Where the files of claims are.")] = Path(
+        "claims"
+    ),
+) -> None:
+    """Measure the papers' claims and print paper, claim, required, measured, verdict.
+
+    Exits with 1 when a claim is missed that is not recorded as a known miss, or when one ends in an error.
+    """
+    every = load(directory)
+    records = measure(select(every, what), Scale(full=full))
+    show(records)
+    if json is not None:
+        write(records, json)
+    if record:
+        write(merge(read(), records, [(c.room, c.name) for c in every]), RECORD)
+    if any(row.fails for row in records):
+        raise typer.Exit(1)
+
+
+def measure(claims: Sequence[Claim], scale: Scale) -> list[Record]:
+    """Run claims one after another behind a progress bar.
+
+    Parameters
+    ----------
+    claims : what to run
+    scale : the size to run at
+
+    Returns
+    -------
+    One record a claim, in their order.
+
+    Examples
+    --------
+    >>> measure([], Scale())
+    []
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    records = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("claims", total=len(claims))
+        for claim in claims:
+            progress.update(task, description=f"{claim.room}: {claim.name}")
+            records.append(run(claim, scale))
+            progress.advance(task)
+    return records
+
+
+def show(records: Sequence[Record]) -> None:
+    """Print the table of claims and one line that counts the verdicts.
+
+    Parameters
+    ----------
+    records : what `measure` returned
+
+    Examples
+    --------
+    >>> show([])
+    no claims
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not records:
+        console.print("no claims")
+        return
+    # Into a pipe or a log, rich takes 80 columns, which would fold five columns into ribbons.
+    if not console.is_terminal:
+        console = Console(width=140)
+    table = Table(show_lines=False, header_style="bold", expand=False)
+    for header, justify in (
+        ("paper", "left"),
+        ("claim", "left"),
+        ("required", "right"),
+        ("measured", "right"),
+    ):
+        table.add_column(header, justify=justify)  # type: ignore[arg-type]
+    table.add_column("verdict")
+    table.add_column("s", justify="right")
+    for row in records:
+        verdict = Text(row.verdict, style=_STYLES[row.verdict])
+        table.add_row(
+            *map(Text, (row.paper, row.says, row.required, row.shown)), verdict, f"{row.seconds:.1f}"
+        )
+    console.print(table)
+    for row in records:
+        if row.verdict != "met" and row.note:
+            console.print(Text(f"{row.room}.{row.name}: {row.note}"))
+    counts = {verdict: sum(row.verdict == verdict for row in records) for verdict in _STYLES}
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    console.print(Text(f"{len(records)} claims: {summary}; {sum(row.seconds for row in records):.1f} s"))

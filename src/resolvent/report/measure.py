@@ -1,0 +1,250 @@
+"""The quantities of one matrix, all from one spectrum."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resolvent.report.spectrum import NotFiniteError, Spectrum, sparse_spectrum, spectrum_of
+
+if TYPE_CHECKING:
+    import scipy.sparse
+
+# Fewer singular values than this have a Kolmogorov-Smirnov distance of their own making.
+_FEWEST = 20
+# Multiplications of a sparse Gram product that is still quick.
+_SPARSE_WORK = 5e8
+
+
+@dataclass(frozen=True)
+class Measurement:
+    r"""What the report says of one matrix; a quantity that was not measured is None, and `missing` says why.
+
+    With singular values :math:`\sigma_1 \ge \sigma_2 \ge \dots` and :math:`p_i = \sigma_i^2 / \sum_j \sigma_j^2`:
+
+    Attributes
+    ----------
+    spectral_norm : :math:`\sigma_1`
+    frobenius_norm : :math:`(\sum \sigma_i^2)^{1/2}`
+    nuclear_norm : :math:`\sum \sigma_i`
+    stable_rank : :math:`\sum \sigma_i^2 / \sigma_1^2`
+    entropy : von Neumann entropy of A^H A / tr, :math:`-\sum p_i \log p_i`, in nats
+    effective_rank : :math:`\exp` of the entropy
+    participation_ratio : :math:`1 / \sum p_i^2`
+    condition : :math:`\sigma_1 / \sigma_{min}`, or a lower bound of it where `condition_at_least`
+    condition_at_least : the smallest singular values drown in rounding errors
+    marchenko_pastur : Kolmogorov-Smirnov distance of the squared singular values from the Marchenko-Pastur law of
+        the matrix's aspect ratio, the variance fitted
+    spikes : singular values beyond the edge of that law
+    alpha : exponent of a power law fitted to the tail of the squared singular values
+    alpha_xmin : where the tail begins, as a squared singular value
+    alpha_ks : Kolmogorov-Smirnov distance of the tail from the fit
+    alpha_tail : number of singular values in the tail
+    alpha_interval : 95% bootstrap interval of alpha (None with `quick`)
+    alpha_verdict : "power law", "no power law" or "undecided"
+    missing : reasons by the name of the quantity
+    method : how the spectrum was computed
+    """
+
+    spectral_norm: float | None = None
+    frobenius_norm: float | None = None
+    nuclear_norm: float | None = None
+    stable_rank: float | None = None
+    entropy: float | None = None
+    effective_rank: float | None = None
+    participation_ratio: float | None = None
+    condition: float | None = None
+    condition_at_least: bool = False
+    marchenko_pastur: float | None = None
+    spikes: int | None = None
+    alpha: float | None = None
+    alpha_xmin: float | None = None
+    alpha_ks: float | None = None
+    alpha_tail: int | None = None
+    alpha_interval: tuple[float, float] | None = None
+    alpha_verdict: str | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+    method: str = ""
+
+
+def measure_matrix(matrix: Tensor | scipy.sparse.csr_array, *, quick: bool = False) -> Measurement:
+    """Measure one matrix: norms, ranks, entropy, condition, and its spectrum against two laws.
+
+    Parameters
+    ----------
+    matrix : (m, n) tensor on the CPU of any numeric dtype, or a SciPy CSR array
+    quick : float32 arithmetic where its error bound allows 1e-4, and no bootstrap of the tail exponent
+
+    Returns
+    -------
+    Measurement
+
+    Raises
+    ------
+    NotFiniteError : the matrix has a NaN or an infinity.
+    ValueError : the matrix has no entries or does not fit in memory.
+
+    Notes
+    -----
+    Every number is accurate to 1e-4 or better against a float64 singular value decomposition. One spectrum gives all of them; a
+    sparse matrix with a shorter side beyond 2048 gives the norms and ratios that need no spectrum.
+
+    Examples
+    --------
+    >>> import torch
+    >>> m = measure_matrix(torch.diag(torch.tensor([2.0, 1.0, 1.0])))
+    >>> m.spectral_norm, m.nuclear_norm, m.stable_rank, m.condition
+    (2.0, 4.0, 1.5, 2.0)
+    """
+    if isinstance(matrix, Tensor):
+        return from_spectrum(spectrum_of(matrix, quick=quick), quick=quick)
+    if not np.all(np.isfinite(matrix.data)):
+        raise NotFiniteError(f"{int((~np.isfinite(matrix.data)).sum())} of its entries are NaN or infinite")
+    if 0 in matrix.shape:
+        raise ValueError(f"matrix must have entries, got shape {matrix.shape}")
+    spectrum = sparse_spectrum(matrix)
+    return _large_sparse(matrix, spectrum) if isinstance(spectrum, str) else from_spectrum(spectrum, quick=quick)
+
+
+def from_spectrum(spectrum: Spectrum, *, quick: bool = False) -> Measurement:
+    """All quantities of a matrix from its singular values.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from resolvent.report.spectrum import Spectrum
+    >>> round(from_spectrum(Spectrum(np.ones(8), (8, 8), 0.0, "svd")).effective_rank, 6)
+    8.0
+    """
+    from resolvent.spectra.entropy import entropy_of_eigenvalues
+
+    s = spectrum.values
+    top = float(s[0])
+    if top == 0:
+        reason = "every entry is zero"
+        names = "stable_rank entropy effective_rank participation_ratio condition marchenko_pastur alpha"
+        missing = dict.fromkeys(names.split(), reason)
+        return Measurement(0.0, 0.0, 0.0, missing=missing, method=spectrum.method)
+    missing: dict[str, str] = {}
+    # relative to the largest value: its square may be beyond the range of doubles
+    r = s / top
+    shares = torch.from_numpy(r * r)
+    energy = float(shares.sum())
+    entropy = max(0.0, float(entropy_of_eigenvalues(shares, 1)))
+    smallest = float(s[-1])
+    drowned = smallest <= spectrum.floor and spectrum.floor > 0
+    # A value known up to an error in its square (Gram) is at most the root of the sum of both.
+    bound = spectrum.floor if spectrum.method == "svd" else math.hypot(smallest, spectrum.floor)
+    if spectrum.method.startswith("gram") and spectrum.floor**2 > 1e-4 * smallest**2:
+        drowned = True
+    return Measurement(
+        spectral_norm=top,
+        frobenius_norm=top * math.sqrt(energy),
+        nuclear_norm=float(s.sum()),
+        stable_rank=energy,
+        entropy=entropy,
+        effective_rank=math.exp(entropy),
+        participation_ratio=math.exp(float(entropy_of_eigenvalues(shares, 2))),
+        condition=top / (bound if drowned else smallest),
+        condition_at_least=drowned,
+        **_against_noise(spectrum, missing),
+        **_tail(spectrum, quick, missing),
+        missing=missing,
+        method=spectrum.method,
+    )
+
+
+def _against_noise(spectrum: Spectrum, missing: dict[str, str]) -> dict[str, float | int]:
+    """Distance from the Marchenko-Pastur law and the values beyond its edge."""
+    from resolvent.spectra.random_matrix import marchenko_pastur
+
+    if len(spectrum.values) < _FEWEST:
+        missing["marchenko_pastur"] = _too_few(spectrum)
+        return {}
+    try:
+        fit = marchenko_pastur(spectrum.values / spectrum.values[0], shape=spectrum.shape)
+    except ValueError as error:
+        missing["marchenko_pastur"] = str(error)
+        return {}
+    return {"marchenko_pastur": fit.distance, "spikes": fit.spikes}
+
+
+def _tail(spectrum: Spectrum, quick: bool, missing: dict[str, str]) -> dict[str, object]:
+    """The power law of the largest squared singular values."""
+    from resolvent.spectra.power_law import power_law
+
+    values = spectrum.values[spectrum.values > spectrum.floor]
+    if len(values) < _FEWEST:
+        missing["alpha"] = _too_few(spectrum) if len(spectrum.values) < _FEWEST else f"its rank is {len(values)}"
+        return {}
+    top = float(values[0])
+    try:
+        fit = power_law((values / top) ** 2, bootstrap=0 if quick else 200, generator=0)
+    except ValueError as error:
+        missing["alpha"] = str(error)
+        return {}
+    if not all(map(math.isfinite, (fit.alpha, fit.ks, fit.xmin))):
+        missing["alpha"] = "its singular values are all but equal, which leaves no tail to fit"
+        return {}
+    interval = tuple(map(float, fit.interval))
+    # by factors, since the square of the largest value may be beyond the range of doubles
+    xmin = (math.sqrt(fit.xmin) * top) ** 2 if 1e-150 < top < 1e150 else None
+    if xmin is None:
+        missing["alpha_xmin"] = "the squared singular values are beyond the range of doubles"
+    return {
+        "alpha": fit.alpha,
+        "alpha_xmin": xmin,
+        "alpha_ks": fit.ks,
+        "alpha_tail": fit.n_tail,
+        "alpha_interval": interval if all(map(math.isfinite, interval)) else None,
+        "alpha_verdict": fit.verdict,
+    }
+
+
+def _too_few(spectrum: Spectrum) -> str:
+    count = len(spectrum.values)
+    return f"{count} singular value{'s are' if count != 1 else ' is'} too few (at least {_FEWEST})"
+
+
+def _large_sparse(matrix: scipy.sparse.csr_array, reason: str) -> Measurement:
+    """What is known of a sparse matrix without its whole spectrum."""
+    from resolvent.errors import ConvergenceError
+    from resolvent.spectra.norms import norm
+
+    A = matrix.astype(np.complex128 if matrix.dtype.kind == "c" else np.float64)
+    lost = "nuclear_norm entropy effective_rank condition marchenko_pastur alpha"
+    missing = dict.fromkeys(lost.split(), reason)
+    top = float(abs(A).max()) if A.nnz else 0.0
+    if top == 0:
+        missing |= dict.fromkeys(["stable_rank", "participation_ratio"], "every entry is zero")
+        return Measurement(0.0, 0.0, 0.0, missing=missing, method="sparse")
+    A.data /= top
+    energy = float((abs(A.data) ** 2).sum())
+    spectral = stable = ratio = None
+    try:
+        spectral = float(norm(A, 2, generator=0))
+        stable = energy / spectral**2
+        spectral *= top
+    except (ConvergenceError, ValueError) as error:
+        missing |= dict.fromkeys(["spectral_norm", "stable_rank"], str(error))
+    rows, columns = np.diff(A.indptr), np.bincount(A.indices, minlength=A.shape[1])
+    work = min(float((rows.astype(float) ** 2).sum()), float((columns.astype(float) ** 2).sum()))
+    if work <= _SPARSE_WORK:
+        tall = float((rows.astype(float) ** 2).sum()) <= float((columns.astype(float) ** 2).sum())
+        gram = A.conj().T @ A if tall else A @ A.conj().T
+        ratio = energy**2 / float((abs(gram.data) ** 2).sum())
+    else:
+        missing["participation_ratio"] = f"the Gram matrix would take {work:.1e} multiplications"
+    return Measurement(
+        spectral_norm=spectral,
+        frobenius_norm=top * math.sqrt(energy),
+        stable_rank=stable,
+        participation_ratio=ratio,
+        missing=missing,
+        method="sparse",
+    )
