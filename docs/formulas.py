@@ -1,4 +1,4 @@
-"""Formulas of docstrings on the pages: the reStructuredText role `math` becomes code, which Markdown can show without a script."""
+"""Formulas of docstrings: the role `math` becomes code, which a page can show without a script from elsewhere."""
 
 from __future__ import annotations
 

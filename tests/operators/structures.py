@@ -131,7 +131,7 @@ STRUCTURED = [
     Case("Kronecker batch", lambda r: (r(2, 2, 3), r(3, 2)), lambda t, a, b: ops.Kronecker(a, b),
          lambda t, a, b: torch.stack([torch.kron(x, b) for x in a])),
     Case("Kronecker positive", lambda r: (r(2, 2), r(3, 3)),
-         lambda t, a, b: ops.Kronecker(ops.as_operator(gram(a), positive=True), ops.as_operator(gram(b), positive=True)),
+         lambda t, *f: ops.Kronecker(*(ops.as_operator(gram(a), positive=True) for a in f)),
          lambda t, a, b: torch.kron(gram(a), gram(b)), fact({"hermitian", "positive"}), numpy=False),
     Case("KroneckerSum", lambda r: (r(2, 2), r(3, 3), r(2, 2)), lambda t, *f: ops.KroneckerSum(*f),
          lambda t, a, b, c: torch.kron(torch.kron(a, eye(3, t)), eye(2, t))

@@ -64,7 +64,8 @@ def test_products(case, dtype):
 def test_strided_operands_are_read_as_they_are(case, dtype):
     A, dense, _ = made(case, dtype)
     n = A.shape[-1]
-    for X in (operand(3, n, dtype=dtype).mT, operand(2 * n, 4, dtype=dtype)[::2, 1:3], operand(n, 1, dtype=dtype).expand(n, 2)):
+    transposed, cut = operand(3, n, dtype=dtype).mT, operand(2 * n, 4, dtype=dtype)[::2, 1:3]
+    for X in (transposed, cut, operand(n, 1, dtype=dtype).expand(n, 2)):
         before = X.clone()
         close(A @ X, dense @ X)
         assert torch.equal(X, before)
@@ -203,6 +204,36 @@ def test_gradients_of_slices(case, dtype):
     expected = torch.autograd.grad((full @ (A @ picked) * weights).real.sum(), data)
     for f, e in zip(found, expected, strict=True):
         close(torch.zeros_like(e) if f is None else f, e)
+
+
+@both
+def test_an_adjoint_taken_without_autograd_still_has_gradients(case, dtype):
+    A, _, data = made(case, dtype, grad=True)
+    if not data:
+        return
+    y, z = operand(A.shape[-2], 1, dtype=dtype), operand(A.shape[-1], 1, dtype=dtype, seed=6)
+    with torch.no_grad():
+        _ = A.H @ y
+    found = torch.autograd.grad(((A.H @ y) * z.conj()).real.sum(), data, retain_graph=True)
+    expected = torch.autograd.grad((y.conj() * (A @ z)).real.sum(), data)
+    for f, e in zip(found, expected, strict=True):
+        close(f, e)
+
+
+@both
+def test_writes_to_the_data_are_seen(case, dtype):
+    A, _, data = made(case, dtype)
+    x, y = operand(A.shape[-1], dtype=dtype), operand(A.shape[-2], dtype=dtype)
+    _ = A @ x, A.H @ y
+    # A matrix computed from the data before it was given is no part of the operator.
+    if case.name == "Kronecker positive" or "alone" in case.name or "symmetric" in case.name:
+        return
+    for t in data:
+        t.mul_(2)
+    dense = case.dense(dtype, *data)
+    close(A.to_dense(), dense)
+    close(A @ x, dense @ x)
+    close(A.H @ y, dense.mH @ y)
 
 
 @every

@@ -174,11 +174,13 @@ def test_a_sparse_matrix_with_a_short_side_gives_all() -> None:
 
 def test_a_large_sparse_matrix_gives_what_needs_no_spectrum() -> None:
     n = 3000
-    S = scipy.sparse.diags_array([2.0, -1.0, -1.0], offsets=[0, 1, -1], shape=(n, n)).tocsr()
+    s = np.concatenate([[5.0], np.linspace(1, 4, n - 1)])
+    order = np.random.default_rng(0).permutation(n)
+    S = scipy.sparse.csr_array((s, (order, np.arange(n))), shape=(n, n + 1))
     m = measure_matrix(S)
-    s = 2 - 2 * np.cos(np.pi * np.arange(1, n + 1) / (n + 1))
-    assert m.spectral_norm == pytest.approx(s.max(), rel=1e-4)
+    assert m.spectral_norm == pytest.approx(5, rel=1e-4)
     assert m.frobenius_norm == pytest.approx(math.sqrt((s**2).sum()), rel=1e-12)
+    assert m.stable_rank == pytest.approx((s**2).sum() / 25, rel=2e-4)
     assert m.participation_ratio == pytest.approx((s**2).sum() ** 2 / (s**4).sum(), rel=1e-10)
     assert m.nuclear_norm is None and "3000" in m.missing["nuclear_norm"]
     assert measure_matrix(scipy.sparse.csr_array((n, n))).frobenius_norm == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -75,8 +75,8 @@ class BlockDiagonal(Operator):
         return BlockDiagonal(*(A._mapped(fn) for A in self._parts))
 
     def _dense(self) -> Tensor:
-        return _assemble(self, [[A._dense() if i == j else None for j in range(len(self._parts))]
-                                for i, A in enumerate(self._parts)])
+        places = range(len(self._parts))
+        return _assemble(self, [[A._dense() if i == j else None for j in places] for i, A in enumerate(self._parts)])
 
     def _diagonal(self) -> Tensor | None:
         if any(A.shape[-1] != A.shape[-2] for A in self._parts):
@@ -221,8 +221,8 @@ def _select(
     """Entries of a block operator: each block is asked only for the rows and columns that fall into it."""
     tops, lefts = [0, *accumulate(heights)], [0, *accumulate(widths)]
     out = torch.zeros(*whole.batch_shape, len(rows), len(cols), dtype=whole.dtype, device=whole.device)
-    inside_rows = [((rows >= a) & (rows < b)).nonzero()[:, 0] for a, b in zip(tops, tops[1:], strict=False)]
-    inside_cols = [((cols >= a) & (cols < b)).nonzero()[:, 0] for a, b in zip(lefts, lefts[1:], strict=False)]
+    inside_rows = [((rows >= a) & (rows < b)).nonzero()[:, 0] for a, b in pairwise(tops)]
+    inside_cols = [((cols >= a) & (cols < b)).nonzero()[:, 0] for a, b in pairwise(lefts)]
     for i, j, A in places:
         r, c = inside_rows[i], inside_cols[j]
         if len(r) and len(c):

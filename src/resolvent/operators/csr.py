@@ -161,7 +161,8 @@ _gather16, _gather8, _gather4, _gather2, _gather1 = (_gather(width) for width in
 _scatter16, _scatter8, _scatter4, _scatter2, _scatter1 = (_scatter(width) for width in (16, 8, 4, 2, 1))
 
 
-@njit(cache=True, nogil=True)
+# A call per row would cost as much as the row: Numba copies these two into their callers.
+@njit(inline="always")
 def _gather_row(values, indices, s, e, x, lead, k, y, to):  # type: ignore[no-untyped-def]
     c = 0
     while c + 16 <= k:
@@ -180,7 +181,7 @@ def _gather_row(values, indices, s, e, x, lead, k, y, to):  # type: ignore[no-un
         _gather1(values, indices, s, e, x, lead, c, y, to + c)
 
 
-@njit(cache=True, nogil=True)
+@njit(inline="always")
 def _scatter_row(values, indices, s, e, x, at, k, y, lead, shift):  # type: ignore[no-untyped-def]
     c = 0
     while c + 16 <= k:
@@ -227,20 +228,45 @@ def times_one(bounds, indptr, indices, values, x, y):  # type: ignore[no-untyped
         _times_one(bounds[t], bounds[t + 1], indptr, indices, values, x, y)
 
 
+@njit(cache=True, nogil=True)
+def _times(first, last, indptr, indices, values, x, lead, k, y):  # type: ignore[no-untyped-def]
+    s = np.intp(indptr[first])
+    for i in range(first, last):
+        e = np.intp(indptr[i + 1])
+        _gather_row(values, indices, s, e, x, lead, k, y, i * k)
+        s = e
+
+
 @njit(cache=True, nogil=True, parallel=True)
 def times(bounds, indptr, indices, values, x, lead, k, y):  # type: ignore[no-untyped-def]
     """y = A x for a row-major block of k columns, row i of x at i * lead, of y at i * k."""
     for t in prange(bounds.size - 1):
-        s = np.intp(indptr[bounds[t]])
-        for i in range(bounds[t], bounds[t + 1]):
-            e = np.intp(indptr[i + 1])
-            _gather_row(values, indices, s, e, x, lead, k, y, i * k)
-            s = e
+        _times(bounds[t], bounds[t + 1], indptr, indices, values, x, lead, k, y)
+
+
+@njit(cache=True, nogil=True)
+def _adjoint(first, last, indptr, indices, values, x, lead, k, y, shift):  # type: ignore[no-untyped-def]
+    s = np.intp(indptr[first])
+    for i in range(first, last):
+        e = np.intp(indptr[i + 1])
+        _scatter_row(values, indices, s, e, x, i * lead, k, y, k, shift)
+        s = e
+
+
+@njit(cache=True, nogil=True)
+def _gram(first, last, indptr, indices, values, x, lead, k, y, shift):  # type: ignore[no-untyped-def]
+    row = np.empty(k, values.dtype)
+    s = np.intp(indptr[first])
+    for i in range(first, last):
+        e = np.intp(indptr[i + 1])
+        _gather_row(values, indices, s, e, x, lead, k, row, 0)
+        _scatter_row(values, indices, s, e, row, 0, k, y, k, shift)
+        s = e
 
 
 @njit(cache=True, nogil=True, parallel=True)
-def adjoint(bounds, phases, low, home, indptr, indices, values, x, lead, k, y, spare, through):  # type: ignore[no-untyped-def]
-    """y += A^H x, or A^H A x with `through`, by blocks of rows that write where no block beside them writes.
+def adjoint(bounds, phases, low, home, indptr, indices, values, x, lead, k, y, spare):  # type: ignore[no-untyped-def]
+    """y += A^H x by blocks of rows that write where no block beside them writes.
 
     Block b reaches the columns from low[b] on. It writes into y if home[b] < 0, else into `spare` from home[b] on, for
     `collect` to add later. Blocks b = t * phases + p of the same p run at the same time.
@@ -248,19 +274,20 @@ def adjoint(bounds, phases, low, home, indptr, indices, values, x, lead, k, y, s
     for p in range(phases):
         for t in prange((bounds.size - 1) // phases):
             b = t * phases + p
-            row = np.empty(k, values.dtype)
             own = home[b] >= 0
-            target = spare[home[b] * k :] if own else y
-            shift = low[b] if own else 0
-            s = np.intp(indptr[bounds[b]])
-            for i in range(bounds[b], bounds[b + 1]):
-                e = np.intp(indptr[i + 1])
-                if through:
-                    _gather_row(values, indices, s, e, x, lead, k, row, 0)
-                    _scatter_row(values, indices, s, e, row, 0, k, target, k, shift)
-                else:
-                    _scatter_row(values, indices, s, e, x, i * lead, k, target, k, shift)
-                s = e
+            target, shift = (spare[home[b] * k :], low[b]) if own else (y, 0)
+            _adjoint(bounds[b], bounds[b + 1], indptr, indices, values, x, lead, k, target, shift)
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def gram(bounds, phases, low, home, indptr, indices, values, x, lead, k, y, spare):  # type: ignore[no-untyped-def]
+    """y += A^H A x, with the blocks of `adjoint`: a row is used twice while it lies in cache."""
+    for p in range(phases):
+        for t in prange((bounds.size - 1) // phases):
+            b = t * phases + p
+            own = home[b] >= 0
+            target, shift = (spare[home[b] * k :], low[b]) if own else (y, 0)
+            _gram(bounds[b], bounds[b + 1], indptr, indices, values, x, lead, k, target, shift)
 
 
 @njit(cache=True, nogil=True, parallel=True)

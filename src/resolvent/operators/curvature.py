@@ -14,9 +14,11 @@ from resolvent.operators.operator import Operator
 from resolvent.operators.parameters import (
     Parameters,
     Params,
+    Route,
     batch_size,
     check_chunk,
     check_data,
+    push_forward,
     warn_if_random,
 )
 
@@ -91,11 +93,11 @@ def _inputs_and_targets(batch: tuple[Any, ...]) -> tuple[Any, Any]:
     return batch[0], batch[1] if len(batch) == 2 else None
 
 
-def _sandwich(outputs: Callable[..., Tensor], tree: dict[str, Tensor], middle: Any) -> Callable[..., Any]:
+def _sandwich(outputs: Callable[..., Tensor], tree: dict[str, Tensor], middle: Any, route: Route) -> Callable[..., Any]:
     """v -> J^T middle(J v) for the Jacobian J of the outputs."""
 
     def product(v: dict[str, Tensor]) -> dict[str, Tensor]:
-        Jv = torch.func.jvp(outputs, (tree,), (v,))[1]
+        Jv = push_forward(outputs, tree, v, route)
         return torch.func.vjp(outputs, tree)[1](middle(Jv))[0]
 
     return product
@@ -158,6 +160,7 @@ def gauss_newton(
     if not callable(loss) and loss not in _LOSSES:
         raise ValueError(f"loss={loss!r} must be callable or one of {', '.join(_LOSSES)}")
     parameters, outputs = _model(model, params, differentiable)
+    route = Route("auto")
 
     def contribution(tree: dict[str, Tensor], batch: Any) -> tuple[Any, Any]:
         inputs, targets = _inputs_and_targets(batch)
@@ -167,11 +170,12 @@ def gauss_newton(
 
         if not callable(loss):
             middle, count = _LOSSES[loss](predict(tree), targets)
-            return _sandwich(predict, tree, middle), count
+            return _sandwich(predict, tree, middle, route), count
         size = batch_size(batch) if reduction == "mean" else 1
         gradient = torch.func.grad(lambda f: loss(f, targets).reshape(()) * size)
         f = predict(tree)
-        return _sandwich(predict, tree, lambda u: torch.func.jvp(gradient, (f,), (u,))[1]), size
+        # The Hessian in the outputs is symmetric: the pull-back of the gradient is the product.
+        return _sandwich(predict, tree, lambda u: torch.func.vjp(gradient, f)[1](u)[0], route), size
 
     return Curvature(
         "GaussNewton", parameters, contribution, data,
@@ -246,15 +250,16 @@ def fisher(
     if labels not in ("model", "data"):
         raise ValueError(f"labels={labels!r} must be 'model' or 'data'")
     parameters, outputs = _model(model, params, differentiable)
+    route = Route("auto")
 
     def contribution(tree: dict[str, Tensor], batch: Any) -> tuple[Any, Any]:
         inputs, targets = _inputs_and_targets(batch)
         if labels == "model":
             middle, count = _FISHER[likelihood](outputs(tree, inputs), None)
-            return _sandwich(lambda p: outputs(p, inputs), tree, middle), count
+            return _sandwich(lambda p: outputs(p, inputs), tree, middle, route), count
         if targets is None:
             raise ValueError('labels="data" needs batches (inputs, targets), got a batch without targets')
         count = batch_size((inputs, targets))
-        return _sandwich(lambda p: _surprise(outputs(p, inputs), targets, likelihood), tree, lambda u: u), count
+        return _sandwich(lambda p: _surprise(outputs(p, inputs), targets, likelihood), tree, lambda u: u, route), count
 
     return Curvature("Fisher", parameters, contribution, data, mean=True, chunk=chunk, positive=True)

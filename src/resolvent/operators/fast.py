@@ -13,7 +13,7 @@ from torch import Tensor
 
 from resolvent.operators.arrays import Kind
 from resolvent.operators.operator import Operator
-from resolvent.operators.parts import Adjoint, Memo, batch_of, common_tensors, concatenate, unknown_type
+from resolvent.operators.parts import Adjoint, Memo, batch_of, common_tensors, concatenate, owned, unknown_type
 
 _RADIX = 5  # 2^5 = 32: the GEMM stays bound by memory, and a transform needs a fifth of the passes of butterflies
 _PANEL = 32
@@ -152,7 +152,8 @@ class Householder(Operator):
     """
 
     def __init__(self, V: Any, tau: Any, *, full: bool = False) -> None:
-        (vectors, scales), kind = common_tensors(V=V, tau=tau)
+        tensors, kind = common_tensors(V=V, tau=tau)
+        vectors, scales = owned(tensors, kind)
         if vectors.ndim < 2 or vectors.shape[-2] < vectors.shape[-1]:
             raise ValueError(f"V must have shape (*batch, m, n) with m >= n, got {tuple(vectors.shape)}")
         m, n = vectors.shape[-2:]

@@ -11,18 +11,20 @@ from torch import Tensor
 
 from resolvent.operators.operator import Operator
 from resolvent.operators.parameters import (
+    Mode,
     Parameters,
     Params,
+    Route,
     batch_size,
     batches,
     by_chunks,
     check_chunk,
     check_data,
     columns,
+    push_forward,
     warn_if_random,
 )
 
-Mode = Literal["forward-over-reverse", "double-backward"]
 Reduction = Literal["mean", "sum"]
 # The product with one direction on one batch, and the weight of that batch in the mean.
 Contribution = Callable[[dict[str, Tensor], Any], tuple[Callable[[dict[str, Tensor]], dict[str, Tensor]], Any]]
@@ -102,7 +104,7 @@ class Jacobian(Operator):
     def __init__(self, f: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, mode: Mode, chunk: int) -> None:
         super().__init__((y.numel(), x.numel()), dtype=x.dtype, device=x.device, parts=(x,))
         self._f, self._x, self._y = f, x, y
-        self._mode: Mode = mode
+        self._route = Route(mode)
         self._chunk = chunk
 
     def _flat(self, u: Tensor) -> Tensor:
@@ -112,12 +114,7 @@ class Jacobian(Operator):
         return torch.func.vjp(self._flat, self._x)[1](u)[0].reshape(-1)
 
     def _push(self, v: Tensor) -> Tensor:
-        v = v.reshape(self._x.shape)
-        if self._mode == "forward-over-reverse":
-            return torch.func.jvp(self._flat, (self._x,), (v,))[1]
-        # u -> J^T u is linear, so that its own pull-back is J.
-        u = torch.zeros(self.shape[-2], dtype=self.dtype, device=self.device)
-        return torch.func.vjp(self._pull, u)[1](v.reshape(-1))[0]
+        return push_forward(self._flat, self._x, v.reshape(self._x.shape), self._route)
 
     def _run(self, apply: Callable[[Tensor], Tensor], X: Tensor, out: int) -> Tensor:
         rows, back = columns(X)
@@ -136,7 +133,7 @@ class Jacobian(Operator):
         x = fn(self._x)
         if x.dtype != self.dtype or x.device != self.device:
             raise TypeError("a Jacobian cannot change dtype or device: build it at a point of the other dtype")
-        return Jacobian(self._f, x, self._y, self._mode, self._chunk)
+        return Jacobian(self._f, x, self._y, self._route.mode, self._chunk)
 
 
 class _JacobianAdjoint(Operator):
@@ -159,7 +156,7 @@ def jacobian(
     f: Callable[[Tensor], Tensor],
     x: Float[Tensor, "*shape"],
     *,
-    mode: Mode = "forward-over-reverse",
+    mode: Mode = "auto",
     chunk: int = 16,
 ) -> Operator:
     r"""The Jacobian of a function at a point, :math:`J = \partial f / \partial x`, without forming it.
@@ -168,8 +165,8 @@ def jacobian(
     ----------
     f : a real tensor like `x` -> a real tensor of any shape, in torch operations
     x : the point, of any shape; `J` acts on its entries in row-major order
-    mode : "forward-over-reverse" (products by forward mode, adjoints by reverse mode), or "double-backward" for
-        functions without forward-mode derivatives
+    mode : "forward-over-reverse" (products by forward mode, adjoints by reverse mode), "double-backward" for functions
+        without forward-mode derivatives, or "auto", the first that torch can
     chunk : directions that run at once by vmap; 1 for functions that vmap does not take
 
     Returns
@@ -192,7 +189,6 @@ def jacobian(
     tensor([2., 4.])
     """
     check_chunk(chunk)
-    _check_mode(mode)
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"x must be a real floating tensor, got {getattr(x, 'dtype', type(x).__name__)}")
     with torch.no_grad():
@@ -202,18 +198,13 @@ def jacobian(
     return Jacobian(f, x, y, mode, chunk)
 
 
-def _check_mode(mode: str) -> None:
-    if mode not in ("forward-over-reverse", "double-backward"):
-        raise ValueError(f"mode={mode!r} must be 'forward-over-reverse' or 'double-backward'")
-
-
 def hessian(
     loss: Callable[..., Tensor],
     params: Params,
     data: Any = None,
     *,
     reduction: Reduction = "mean",
-    mode: Mode = "forward-over-reverse",
+    mode: Mode = "auto",
     chunk: int = 16,
     differentiable: bool = False,
 ) -> Operator:
@@ -227,7 +218,8 @@ def hessian(
     data : one batch as a tuple of tensors, or an iterable of batches that can be read again (a list, a DataLoader),
         each a tuple, a list or a single argument. Tensors are moved to the parameters' device.
     reduction : "mean" if `loss` is a mean over the batch: batches are weighted by their sizes. "sum": they are added.
-    mode : "forward-over-reverse", or "double-backward" for losses without forward-mode derivatives
+    mode : "forward-over-reverse", "double-backward" for losses without forward-mode derivatives, or "auto", the first
+        that torch can
     chunk : directions that run at once by vmap; 1 for models that vmap does not take
     differentiable : record products for gradients in the parameters (third derivatives)
 
@@ -242,7 +234,8 @@ def hessian(
     Notes
     -----
     A product with k vectors reads the data once; a direction costs about as much as two gradients.
-    Memory: one batch times `chunk` directions. Parameters are read at every product, so that the operator follows
+    Memory: one batch times `chunk` directions. Attention runs as plain products, whose second derivatives exist.
+    Parameters are read at every product, so that the operator follows
     training. Layers in train mode that are random or couple samples are warned of.
 
     Examples
@@ -255,10 +248,10 @@ def hessian(
     """
     check_data(data)
     check_chunk(chunk)
-    _check_mode(mode)
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction={reduction!r} must be 'mean' or 'sum'")
     warn_if_random(params)
+    route = Route(mode)
     parameters = Parameters(params, differentiable)
     value = parameters.bind(loss)
 
@@ -272,10 +265,14 @@ def hessian(
             return out.reshape(()) * size
 
         gradient = torch.func.grad(scaled)
-        if mode == "double-backward":
-            # The Hessian is symmetric: the pull-back of the gradient is the product.
-            return lambda v: torch.func.vjp(gradient, tree)[1](v)[0], size
-        return lambda v: torch.func.jvp(gradient, (tree,), (v,))[1], size
+        return (
+            lambda v: route(
+                lambda: torch.func.jvp(gradient, (tree,), (v,))[1],
+                # The Hessian is symmetric: the pull-back of the gradient is the product.
+                lambda: torch.func.vjp(gradient, tree)[1](v)[0],
+            ),
+            size,
+        )
 
     mean = reduction == "mean" and data is not None
     return Curvature("Hessian", parameters, contribution, data, mean=mean, chunk=chunk, positive=False)

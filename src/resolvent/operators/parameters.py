@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from resolvent.errors import AccuracyWarning
 
+Mode = Literal["auto", "forward-over-reverse", "double-backward"]
 Params = nn.Module | Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
 
@@ -142,7 +144,48 @@ def columns(X: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
 
 def by_chunks(apply: Callable[[Tensor], Tensor], rows: Tensor, chunk: int) -> Tensor:
     """`apply` to every row, `chunk` rows at once by vmap; one row at once needs no batching rule."""
-    if chunk == 1 or len(rows) == 1:
-        return torch.stack([apply(row) for row in rows])
-    together = torch.func.vmap(apply, randomness="same")
-    return torch.cat([together(piece) for piece in rows.split(chunk)])
+    # The fused attention kernels have neither forward-mode nor second derivatives.
+    with sdpa_kernel(SDPBackend.MATH):
+        if chunk == 1 or len(rows) == 1:
+            return torch.stack([apply(row) for row in rows])
+        together = torch.func.vmap(apply, randomness="same")
+        return torch.cat([together(piece) for piece in rows.split(chunk)])
+
+
+_Value = TypeVar("_Value")
+
+
+class Route:
+    """The way to a second derivative: `mode`, or for "auto" forward-over-reverse where torch can and else the other."""
+
+    def __init__(self, mode: Mode) -> None:
+        if mode not in ("auto", "forward-over-reverse", "double-backward"):
+            raise ValueError(f"mode={mode!r} must be 'auto', 'forward-over-reverse' or 'double-backward'")
+        self.mode: Mode = mode
+
+    def __call__(self, forward: Callable[[], _Value], backward: Callable[[], _Value]) -> _Value:
+        """The value of `forward`, or of `backward`."""
+        if self.mode == "double-backward":
+            return backward()
+        try:
+            return forward()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            # An operation without a forward-mode derivative; an error of the user's comes up again below.
+            if self.mode != "auto":
+                raise
+            value = backward()
+            self.mode = "double-backward"
+            return value
+
+
+def push_forward(f: Callable[[Any], Tensor], at: Any, v: Any, route: Route) -> Tensor:
+    """The derivative of `f` at a tensor or dict of tensors in the direction `v`."""
+
+    def twice() -> Tensor:
+        y, pull = torch.func.vjp(f, at)
+        # u -> J^T u is linear, so that its own pull-back is J.
+        return torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(y))[1](v)[0]
+
+    return route(lambda: torch.func.jvp(f, (at,), (v,))[1], twice)

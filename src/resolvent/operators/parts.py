@@ -36,6 +36,11 @@ def common_tensors(**named: Any) -> tuple[tuple[Tensor, ...], Kind]:
     return tuple(t.to(dtype) for t in tensors), kind
 
 
+def owned(tensors: tuple[Tensor, ...], kind: Kind) -> tuple[Tensor, ...]:
+    """Copies of arrays, for a structure that keeps what it computed from them: nothing tells of a write to an array."""
+    return tuple(t.clone() for t in tensors) if kind == "numpy" else tensors
+
+
 def common_operators(operands: tuple[Any, ...], name: str) -> tuple[tuple[Operator, ...], dict[str, Any]]:
     """Operators of one dtype from anything `as_operator` takes, with the dtype, device and kind they share."""
     from resolvent.operators.algebra import _cast, _common

@@ -128,11 +128,11 @@ class Pattern:
         plan = self._plan(self._threads(k))
         y = np.zeros((n, k), v.dtype)
         flat, spare = y.reshape(-1), np.zeros(plan.spare * k, v.dtype)
-        ranges = plan.low, plan.high, plan.home
-        csr.adjoint(plan.bounds, plan.phases, plan.low, plan.home, *self._arrays, v, x, lead, k, flat, spare, through)
+        kernel = csr.gram if through else csr.adjoint
+        kernel(plan.bounds, plan.phases, plan.low, plan.home, *self._arrays, v, x, lead, k, flat, spare)
         if plan.spare:
             edges = np.linspace(0, n, len(plan.bounds)).astype(np.int64)
-            csr.collect(edges, *ranges, k, flat, spare)
+            csr.collect(edges, plan.low, plan.high, plan.home, k, flat, spare)
         return torch.from_numpy(y)
 
     # ---- who does what ------------------------------------------------------------------------------------------

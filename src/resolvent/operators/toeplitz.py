@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from resolvent.operators.operator import Operator
-from resolvent.operators.parts import Memo, batch_of, common_tensors, concatenate
+from resolvent.operators.parts import Memo, batch_of, common_tensors, concatenate, owned
 
 
 class Toeplitz(Operator):
-    r"""Constant along each diagonal: :math:`T_{ij} = c_{i-j}` for i >= j and :math:`r_{j-i}` above, as `scipy.linalg.toeplitz`.
+    r"""Constant along each diagonal: :math:`T_{ij} = c_{i-j}` for i >= j and :math:`r_{j-i}` above.
+
+    The arguments are those of `scipy.linalg.toeplitz`.
 
     Parameters
     ----------
@@ -47,6 +49,7 @@ class Toeplitz(Operator):
     def __init__(self, c: Any, r: Any = None) -> None:
         given = {"c": c} if r is None else {"c": c, "r": r}
         tensors, kind = common_tensors(**given)
+        tensors = owned(tensors, kind)
         column = _vector(tensors[0], "c")
         row = column.conj().resolve_conj() if r is None else _vector(tensors[1], "r")
         real_corner = not column.is_complex() or not bool(column.detach()[..., 0].imag.any())
@@ -100,7 +103,9 @@ class Toeplitz(Operator):
 
 
 class Circulant(Operator):
-    r"""Each column the one before, shifted down and around: :math:`C_{ij} = c_{(i-j) \bmod n}`, as `scipy.linalg.circulant`.
+    r"""Each column the one before, shifted down and around: :math:`C_{ij} = c_{(i-j) \bmod n}`.
+
+    The argument is that of `scipy.linalg.circulant`.
 
     Parameters
     ----------
@@ -128,8 +133,8 @@ class Circulant(Operator):
     """
 
     def __init__(self, c: Any) -> None:
-        (column,), kind = common_tensors(c=c)
-        _vector(column, "c")
+        tensors, kind = common_tensors(c=c)
+        column = _vector(owned(tensors, kind)[0], "c")
         self._memo = Memo()
         n = column.shape[-1]
         super().__init__(
@@ -204,6 +209,7 @@ class Hankel(Operator):
     def __init__(self, c: Any, r: Any = None) -> None:
         given = {"c": c} if r is None else {"c": c, "r": r}
         tensors, kind = common_tensors(**given)
+        tensors = owned(tensors, kind)
         column = _vector(tensors[0], "c")
         row = torch.zeros_like(column[(0,) * (column.ndim - 1)]).detach() if r is None else _vector(tensors[1], "r")
         m, n = column.shape[-1], row.shape[-1]

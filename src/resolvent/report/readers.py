@@ -9,6 +9,7 @@ import math
 import os
 import re
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -207,6 +208,10 @@ def _safetensors(path: Path) -> Iterator[list[Stored]]:
         yield tensors
 
 
+# What NumPy's parser of headers lets through: a Python expression that is none, or one of the wrong type.
+_HEADER_ERRORS = (ValueError, TypeError, KeyError, OverflowError, RecursionError, SyntaxError, tokenize.TokenError)
+
+
 def _npy_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, Fortran order and dtype of an .npy header, read without trusting it."""
     try:
@@ -215,7 +220,7 @@ def _npy_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.
             raise ValueError(f"version {version[0]}.{version[1]} of the format is for structured arrays")
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError, MemoryError, EOFError) as error:
+    except (*_HEADER_ERRORS, MemoryError, EOFError) as error:
         raise ValueError(f"{where}: not a valid .npy array ({_sentence(error)})") from error
     if any(not isinstance(k, int) or k < 0 for k in shape):
         raise ValueError(f"{where}: not a valid .npy array (its header gives the shape {shape})")

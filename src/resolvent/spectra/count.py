@@ -134,6 +134,4 @@ def _estimated(
     low, high = (torch.where(ends.isinf(), (ends > 0).to(t), t) for t in (low, high))
     middle = torch.where(ends.isinf(), (ends > 0).double(), law._distribution(ends).mean(0))
     bounds = (float((low[1] - high[0]).clamp_min(0)) * n, float((high[1] - low[0]).clamp_max(1)) * n)
-    return Count(
-        n * float((middle[1] - middle[0]).clamp_min(0)), math.floor(bounds[0]), math.ceil(bounds[1]), False
-    )
+    return Count(n * float((middle[1] - middle[0]).clamp_min(0)), math.floor(bounds[0]), math.ceil(bounds[1]), False)

@@ -64,13 +64,11 @@ class SpectralDensity:
         return max(0.0, float((self.weights * (self.nodes - self.mean).square()).sum(1).mean()))
 
     def moments(self, k: int) -> Any:
-        """Moments ``tr A^j / n`` for j = 0 ... k: (k + 1,). Those of Gauss rules are exact up to 2 steps - 1 per probe."""
+        """Moments ``tr A^j / n`` for j = 0 ... k: (k + 1,). Gauss rules have those up to 2 steps - 1 exactly."""
         if k < 0:
             raise ValueError(f"k must be at least 0, got {k}")
         powers = torch.arange(k + 1, dtype=self.nodes.dtype, device=self.nodes.device)
-        return give_back(
-            (self.weights[..., None] * self.nodes[..., None] ** powers).sum(1).mean(0), self.kind
-        )
+        return give_back((self.weights[..., None] * self.nodes[..., None] ** powers).sum(1).mean(0), self.kind)
 
     def integrate(self, f: Any) -> tuple[float, float]:
         """``tr f(A) / n`` and its standard error over the probes; `f` maps a tensor to a tensor."""
@@ -119,9 +117,7 @@ class SpectralDensity:
         points, kind = as_tensor(x, "x")
         values = self._broadened(points, sigma)
         p = len(values)
-        margin = (
-            values.std(0) * quantile(confidence, p) / math.sqrt(p) if p > 1 else torch.zeros_like(values[0])
-        )
+        margin = values.std(0) * quantile(confidence, p) / math.sqrt(p) if p > 1 else torch.zeros_like(values[0])
         mean = values.mean(0)
         bounds = ((mean - margin).clamp_min(0), mean + margin)
         return tuple(give_back(b.to(points.dtype), kind) for b in bounds)  # type: ignore[return-value]
@@ -149,9 +145,7 @@ class SpectralDensity:
         groups = int(group[-1]) + 1
         table = torch.zeros(groups, p, dtype=weights.dtype, device=weights.device)
         table.index_put_((group, owner), weights, accumulate=True)
-        centre = torch.zeros(groups, dtype=weights.dtype, device=weights.device).index_add_(
-            0, group, weights * values
-        )
+        centre = torch.zeros(groups, dtype=weights.dtype, device=weights.device).index_add_(0, group, weights * values)
         share = table.mean(1)
         error = table.std(1) / math.sqrt(p) if p > 1 else torch.zeros_like(share)
         centre = centre / (p * share).clamp_min(1e-300)

@@ -88,9 +88,7 @@ def diagonal(
         value, info = products_diagonal(A), Info("exact", n, 1)
     else:
         if A.batch_shape:
-            raise ValueError(
-                f"method {method!r} takes one matrix, got a batch {tuple(A.batch_shape)}; use 'exact'"
-            )
+            raise ValueError(f"method {method!r} takes one matrix, got a batch {tuple(A.batch_shape)}; use 'exact'")
         value, info = _sampled(A, method, 1e-2 if rtol is None else rtol, confidence, max_matvecs, generator)
     value = give_back(value, A.kind)
     return (value, info) if return_info else value
@@ -101,7 +99,7 @@ def _sampled(
 ) -> tuple[Tensor, Info]:
     g = as_generator(generator, A.device)
     n, matvecs, rounds, wanted = A.shape[-1], 0, 0, min(_START, A.shape[-1])
-    gradient = records(A)
+    gradient, automatic = records(A), method == "auto"
     with torch.no_grad():
         Z = torch.empty(n, 0, dtype=A.dtype, device=A.device)
         Y = Z
@@ -123,13 +121,15 @@ def _sampled(
             value, se = found
             size = torch.linalg.vector_norm(value)
             error = float(se / size.clamp_min(torch.finfo(size.dtype).tiny)) * quantile(confidence, wanted)
+            # What the next round would have cost in all, and what the square root law says of the last.
             spent = 2 * wanted * (2 if used == "xdiag" else 1)
-            if error <= rtol or spent > min(max_matvecs, 2 * n):
+            hopeless = automatic and spent / 2 * (error / rtol) ** 2 > 2 * n
+            if error <= rtol or hopeless or spent > min(max_matvecs, n):
                 break
-            wanted = min(2 * wanted, n)
+            wanted = 2 * wanted
     info = Info(used, matvecs, rounds, error, error <= rtol)
     if not info.converged:
-        if n <= max_matvecs:
+        if automatic and n <= max_matvecs:
             return products_diagonal(A), Info("exact", matvecs + n, rounds + 1)
         message = f"diagonal: the error is {error:.3g} after {matvecs} products, {rtol:.3g} was asked for"
         raise ConvergenceError(message, best=give_back(value, A.kind), error=error, info=info)

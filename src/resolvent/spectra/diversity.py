@@ -178,17 +178,13 @@ def _of_features(X: Tensor, q: float, p: Tensor, method: str) -> Tensor:
         raise ValueError("method 'slq' needs similarities; features are exact by 'dual'")
     lengths = torch.linalg.vector_norm(X, dim=1, keepdim=True)
     if bool((lengths == 0).any()):
-        raise ValueError(
-            f"row {int((lengths[:, 0] == 0).nonzero()[0])} of X_or_K is zero: it has no direction"
-        )
+        raise ValueError(f"row {int((lengths[:, 0] == 0).nonzero()[0])} of X_or_K is zero: it has no direction")
     Y = X / lengths * p.sqrt()[:, None]
     small = X.shape[1] < X.shape[0] if method == "auto" else method == "dual"
     return _score(Y.mH @ Y if small else Y @ Y.mH, q)
 
 
-def _of_operator(
-    K: Operator, q: float, weights: Any, method: str, rtol: float | None, generator: GeneratorLike
-) -> Any:
+def _of_operator(K: Operator, q: float, weights: Any, method: str, rtol: float | None, generator: GeneratorLike) -> Any:
     from resolvent.spectra.diagonal import diagonal
 
     if method == "dual":

@@ -12,10 +12,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor
 
 from resolvent.errors import ConvergenceError
@@ -24,9 +25,9 @@ from resolvent.operators import Operator, as_operator
 from resolvent.operators.arrays import as_tensor, give_back
 from resolvent.operators.gradient import records
 from resolvent.random import GeneratorLike, as_generator
-from resolvent.spectra.arnoldi import general_pairs, pick
 from resolvent.spectra.eigen_gradient import differentiable_pairs, projected_solve
 from resolvent.spectra.extremal import Pairs, Problem, extremal_pairs, order
+from resolvent.spectra.golub_kahan import safe_scale
 from resolvent.spectra.inverse import shifted_inverse
 
 Which = Literal["LM", "LA", "SA", "SM", "BE"]
@@ -100,7 +101,7 @@ def eigsh(
     A = as_operator(A)
     A.check_hermitian("A")
     n = A.shape[-1]
-    _check(k, n, which, _WHICH, rtol)
+    check_arguments(k, n, which, _WHICH, rtol)
     real = torch.zeros((), dtype=A.dtype).real.dtype
     rtol = rtol if rtol is not None else (1e-10 if real == torch.float64 else 1e-5)
     dense = method == "dense" or (method == "auto" and (n <= DENSE_LIMIT or 4 * k > n or bool(A.batch_shape)))
@@ -117,7 +118,8 @@ def eigsh(
     return (w, V, info) if return_info else (w, V)
 
 
-def _check(k: int, n: int, which: str, allowed: tuple[str, ...], rtol: float | None) -> None:
+def check_arguments(k: int, n: int, which: str, allowed: tuple[str, ...], rtol: float | None) -> None:
+    """Raise an error that names the argument which is out of range."""
     if isinstance(k, bool) or not isinstance(k, int):
         raise TypeError(f"k must be an int, got {type(k).__name__}")
     if not 1 <= k <= n:
@@ -182,13 +184,16 @@ def _iterative_hermitian(
         start = start.to(A.dtype)
     if which == "SM" and sigma is None:
         which, sigma = ("SA", None) if A.positive and not _factors(A) else ("LM", 0.0)
+    with torch.no_grad():
+        scale = safe_scale(A, torch.ones(n, dtype=A.dtype, device=A.device) / math.sqrt(n)) or 1.0
+    multiply = A._matmul if scale == 1.0 else lambda X: A._matmul(scale * X)
     problem = Problem(
-        A._matmul, n, k, which, rtol, A.dtype, A.device, as_generator(generator, A.device), A.cost, limit, start
+        multiply, n, k, which, rtol, A.dtype, A.device, as_generator(generator, A.device), A.cost, limit, start
     )
     with torch.no_grad():
-        pairs = extremal_pairs(problem) if sigma is None else _shifted(A, problem, sigma)
+        pairs = extremal_pairs(problem) if sigma is None else _shifted(A, problem, sigma, scale)
     info = Info(pairs.method, pairs.products, pairs.restarts, pairs.error, pairs.error <= rtol)
-    w, V = pairs.values.to(torch.zeros((), dtype=A.dtype).real.dtype), pairs.vectors.contiguous()
+    w, V = (pairs.values / scale).to(torch.zeros((), dtype=A.dtype).real.dtype), pairs.vectors.contiguous()
     if info.converged and records(A):
         quiet = A.detach()
         solve = projected_solve(quiet._matmul, V, max(rtol, 1e-10), 20 * int(math.sqrt(n)) + 2000)
@@ -200,93 +205,17 @@ def _factors(A: Operator) -> bool:
     return hasattr(A, "to_scipy") or A.shape[-1] <= 4 * DENSE_LIMIT
 
 
-def _shifted(A: Operator, problem: Problem, sigma: float) -> Pairs:
-    """Pairs nearest to sigma from those of (A - sigma)^-1, with residuals of A itself."""
-    plain = Problem(**{**problem.__dict__, "k": 1, "which": "LM", "rtol": 0.1, "filtered": False, "start": None})
-    size = extremal_pairs(plain)
+def _shifted(A: Operator, problem: Problem, sigma: float, scale: float) -> Pairs:
+    """Pairs nearest to sigma from those of (A - sigma)^-1, with residuals of A itself, all times `scale`."""
+    size = extremal_pairs(replace(problem, k=1, which="LM", rtol=0.1, filtered=False, start=None))
     norm = float(size.values.abs().max())
-    inverse = shifted_inverse(A, sigma, norm)
-    inner = Problem(**{**problem.__dict__, "multiply": inverse, "filtered": False, "rtol": problem.rtol * 1e-2})
-    found = extremal_pairs(inner)
+    inverse = shifted_inverse(A, sigma, norm / scale)
+    found = extremal_pairs(replace(problem, multiply=inverse, filtered=False, rtol=problem.rtol * 1e-2))
     V = found.vectors.contiguous()
-    AV = A._matmul(V)
+    AV = problem.multiply(V)
     w = (V.conj() * AV).sum(0).real.to(torch.float64)
     residual = torch.linalg.vector_norm(AV - V * w.to(V.dtype), dim=0).max()
     ascending = torch.argsort(w)
     products = size.products + found.products + problem.k
     error = float(residual) / norm if norm else 0.0
     return Pairs(w[ascending], V[:, ascending], error, products, found.restarts, "shift-invert lanczos")
-
-
-def eigs(
-    A: Any,
-    k: int = 6,
-    *,
-    which: Literal["LM", "SM", "LR", "SR", "LI", "SI"] = "LM",
-    sigma: complex | None = None,
-    rtol: float | None = None,
-    generator: GeneratorLike = None,
-    v0: Shaped[Tensor, " n"] | None = None,
-    max_matvecs: int | None = None,
-    method: Literal["auto", "dense", "arnoldi"] = "auto",
-    return_info: bool = False,
-) -> tuple[Any, ...]:
-    r"""k eigenpairs of a general square operator, :math:`A v_i = w_i v_i`.
-
-    Parameters
-    ----------
-    A : (*batch, n, n) operator or anything `as_operator` takes; a batch is solved densely
-    k : how many, 1 to n
-    which : largest or smallest in size ("LM", "SM"), in real part ("LR", "SR") or in the size of the imaginary part
-        ("LI", "SI"). With `sigma` it refers to 1 / (w - sigma).
-    sigma : find the eigenvalues nearest to it, by shift and invert; for sparse and for small operators
-    rtol : residual :math:`\|A v - w v\|` of every pair relative to :math:`\|A\|`; default 1e-10 in float64, 1e-5 in float32
-    generator, v0, max_matvecs, return_info : as in `eigsh`
-    method : "dense" for LAPACK, "arnoldi" for Krylov-Schur; "auto" takes the cheaper one
-
-    Returns
-    -------
-    w : (*batch, k) complex, the most wanted first; a conjugate pair that k would cut counts by its first member
-    V : (*batch, n, k) complex, unit columns
-
-    Raises
-    ------
-    ValueError : A is not square, k or another argument is out of range, a product contains NaN
-    ConvergenceError : `rtol` was not reached; `best` is (w, V)
-
-    Notes
-    -----
-    Krylov-Schur: Arnoldi with full reorthogonalisation, restarted with the wanted part of the Schur form. A small residual
-    does not mean a small error where eigenvalues are ill-conditioned (far from normal A): there the values are those
-    of a matrix within rtol ||A|| of A. w is differentiable to first order, by the left eigenvectors of one more run; V is
-    not differentiable.
-
-    References
-    ----------
-    "A Krylov--Schur Algorithm for Large Eigenproblems"
-
-    Examples
-    --------
-    >>> import torch
-    >>> w, V = eigs(torch.tensor([[0.0, -2.0], [2.0, 0.0]]), 2)
-    >>> w.imag.abs()
-    tensor([2., 2.])
-    """
-    A = as_operator(A)
-    m, n = A.shape[-2:]
-    if m != n:
-        raise ValueError(f"A must be square, got shape {tuple(A.shape)}")
-    _check(k, n, which, ("LM", "SM", "LR", "SR", "LI", "SI"), rtol)
-    real = torch.zeros((), dtype=A.dtype).real.dtype
-    rtol = rtol if rtol is not None else (1e-10 if real == torch.float64 else 1e-5)
-    dense = method == "dense" or (method == "auto" and (n <= DENSE_LIMIT or 4 * k > n or bool(A.batch_shape)))
-    if dense or n < 4 * k + 40:
-        w, V, info = _dense_general(A, k, which, sigma)
-    else:
-        limit = max_matvecs if max_matvecs is not None else max(50_000, 50 * k)
-        w, V, info = _iterative_general(A, k, which, sigma, rtol, generator, v0, limit)
-    w, V = give_back((w, V), A.kind)
-    if not info.converged:
-        message = f"eigs: residual {info.error:.2g} after {info.matvecs} products, asked for {rtol:.2g}"
-        raise ConvergenceError(message, best=(w, V), error=info.error, info=info)
-    return (w, V, info) if return_info else (w, V)

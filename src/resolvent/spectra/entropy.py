@@ -98,9 +98,7 @@ def entropy_of_eigenvalues(values: Tensor, alpha: float) -> Tensor:
     top = values.detach().abs().amax(-1, keepdim=True)
     floor = max(values.shape[-1], 16) * torch.finfo(values.dtype).eps * top
     if bool((values.detach() < -floor).any()):
-        raise ValueError(
-            f"A must be positive semidefinite, its smallest eigenvalue is {float(values.min()):.3g}"
-        )
+        raise ValueError(f"A must be positive semidefinite, its smallest eigenvalue is {float(values.min()):.3g}")
     if bool((top <= 0).any()):
         raise ValueError("A must not be zero: its entropy is that of A / tr A")
     counts = values > floor
@@ -141,9 +139,7 @@ def _eigenvalues(A: Operator, alpha: float, method: str) -> Tensor | None:
     return values
 
 
-def _estimated(
-    A: Operator, alpha: float, options: dict[str, float], generator: GeneratorLike
-) -> tuple[Tensor, Info]:
+def _estimated(A: Operator, alpha: float, options: dict[str, float], generator: GeneratorLike) -> tuple[Tensor, Info]:
     if A.batch_shape:
         raise ValueError(f"method 'slq' takes one matrix, got a batch {tuple(A.batch_shape)}")
     if math.isinf(alpha):
@@ -163,9 +159,7 @@ def _integrand(A: Operator, alpha: float) -> Integrand:
     def clean(x: Tensor) -> Tensor:
         top = x.abs().max()
         if bool((x < -100 * eps * top).any()):
-            raise ValueError(
-                f"A must be positive semidefinite, but x^H A x / x^H x = {float(x.min()):.3g} for some x"
-            )
+            raise ValueError(f"A must be positive semidefinite, but x^H A x / x^H x = {float(x.min()):.3g} for some x")
         # The logarithm of rounding is no information: such nodes count as the smallest positive size.
         return x.clamp_min(float(top) * eps**2 if float(top) > 0 else 1e-300)
 

@@ -49,8 +49,8 @@ def vector_norm(x: Tensor, p: float, dim: int | tuple[int, ...] = -1) -> Tensor:
         return value
     # powers of the entries stay in range if the p-th power of the norm does; where it does not, repeat with scaling
     limits = torch.finfo(value.dtype)
-    high = (limits.max / size) ** (1 / p) / 4
-    low = (limits.tiny / limits.eps * size) ** (1 / p)
+    high = math.exp(min(math.log(limits.max / size) / max(p, 1), 600)) / 4
+    low = math.exp(math.log(limits.tiny / limits.eps * size) / max(p, 1))
     with torch.no_grad():
         safe = bool(((value > low) & (value < high)).all())
         if safe:

@@ -106,17 +106,13 @@ def _(A: BlockDiagonal) -> Tensor | None:
 @_structured.register
 def _(A: Kronecker) -> Tensor | None:
     found = _each(A._parts) if A.shape[-1] <= _LIST else None
-    return (
-        None if found is None else reduce(lambda a, b: (a[..., :, None] * b[..., None, :]).flatten(-2), found)
-    )
+    return None if found is None else reduce(lambda a, b: (a[..., :, None] * b[..., None, :]).flatten(-2), found)
 
 
 @_structured.register
 def _(A: KroneckerSum) -> Tensor | None:
     found = _each(A._parts) if A.shape[-1] <= _LIST else None
-    return (
-        None if found is None else reduce(lambda a, b: (a[..., :, None] + b[..., None, :]).flatten(-2), found)
-    )
+    return None if found is None else reduce(lambda a, b: (a[..., :, None] + b[..., None, :]).flatten(-2), found)
 
 
 @_structured.register

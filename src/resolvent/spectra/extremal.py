@@ -31,7 +31,10 @@ class Pairs:
 
 @dataclass
 class Problem:
-    """What is asked: k eigenpairs of the product at one end of the spectrum (or both), to a residual rtol ||A||."""
+    """What is asked: k eigenpairs of the product at one end of the spectrum (or both), to a residual rtol ||A||.
+
+    `squared` says that the product is B^H B and the residual is meant of B: then it is rtol sqrt(w_k w_1).
+    """
 
     multiply: Multiply
     n: int
@@ -45,6 +48,7 @@ class Problem:
     limit: int
     start: Tensor | None = None
     filtered: bool = True
+    squared: bool = False
 
 
 def order(theta: Tensor, which: str) -> Tensor:
@@ -78,7 +82,7 @@ class _Solver:
         self.products = 0
         self.restarts = 0
         self.norm = 0.0
-        self.bounds = (0.0, 0.0)
+        self.bounds = (math.inf, -math.inf)
 
     def space(self, multiply: Multiply, block: int, dim: int) -> KrylovSpace:
         p = self.p
@@ -91,11 +95,18 @@ class _Solver:
         if p.start is not None:
             start[0] = p.start
         space.start(start)
-        rows, done = self._lanczos(space, p.which, lambda theta, top: p.rtol * self.norm, may_filter=self._may_filter())
+        rows, done = self._lanczos(space, p.which, lambda theta, wanted: self._goal(float(theta[wanted[-1]])), may_filter=self._may_filter())
         self.products += space.products
         if not done and self._may_filter():
             rows = self._filtered(rows)
         return self._finish(rows)
+
+    def _goal(self, last: float) -> float:
+        """The residual to reach when the k-th value is `last`."""
+        if not self.p.squared or self.norm == 0:
+            return self.p.rtol * self.norm
+        share = max(last / self.norm, 0.0) ** 0.5
+        return self.norm * max(self.p.rtol * share, 40 * torch.finfo(self.p.dtype).eps)
 
     def _may_filter(self) -> bool:
         p = self.p
@@ -145,7 +156,7 @@ class _Solver:
 
     def _see(self, theta: Tensor, residual: Tensor) -> None:
         low, high = float(theta[0] - residual[0]), float(theta[-1] + residual[-1])
-        self.bounds = (low, high)
+        self.bounds = (min(low, self.bounds[0]), max(high, self.bounds[1]))
         self.norm = max(self.norm, float(theta.abs().max()))
 
     # ---- the filter ------------------------------------------------------------------------------------------------
@@ -166,9 +177,11 @@ class _Solver:
             space.start(start)
             spread = max(high, float(theta.max())) - min(low, float(theta.min()))
 
-            def tolerance(mu: Tensor, wanted: Tensor, spread: float = spread) -> float:
+            goal = self._goal(float(theta[order(theta, p.which)[k - 1]]))
+
+            def tolerance(mu: Tensor, wanted: Tensor, spread: float = spread, goal: float = goal) -> float:
                 growth = max(float(mu[wanted[-1]]) - 1, 1e-3)
-                return p.rtol * self.norm * growth / spread
+                return goal * growth / spread
 
             rows, done = self._lanczos(space, "LA", tolerance, may_filter=False, factor=polynomial.degree)
             self.products += space.products * polynomial.degree

@@ -63,7 +63,7 @@ def largest_singular(
             return sigma, u, v, info
         start = gaussian((n,), A.dtype, A.device, as_generator(generator, A.device))
         start /= torch.linalg.vector_norm(start)
-        scale = _safe_scale(A, start)
+        scale = safe_scale(A, start)
         if scale is None:
             return _zero(A, start, real)
         limit = max_products if max_products is not None else min(n + 20, 2000)
@@ -142,7 +142,7 @@ def _gram(A: Operator, x: Tensor, scale: float) -> Tensor:
     return A.H._matmul(scale * y)[:, 0]
 
 
-def _safe_scale(A: Operator, x: Tensor) -> float | None:
+def safe_scale(A: Operator, x: Tensor) -> float | None:
     """A power of two near 1 / norm(A), 1 for ordinary sizes, None if A x is zero at every scale."""
     largest = 900.0 if torch.finfo(A.dtype).bits == 64 else 100.0
     spread = 100.0 if torch.finfo(A.dtype).bits == 64 else 20.0

@@ -1,8 +1,8 @@
 """Induced norms max |A x|_q / |x|_p: exact where that is possible, else an interval that holds the value.
 
 Exact: p = 1, q = inf, p = q = 2, diagonals, and (inf -> q), (p -> 1) of real matrices with at most 20 columns, or
-rows. Elsewhere the problem is hard in general; a power method gives a value that is attained, and the smallest of several
-proved upper bounds says how much larger the norm can be. For nonnegative matrices and p >= q the two meet.
+rows. Elsewhere the problem is hard in general; a power method gives a value that is attained, and the smallest of
+several proved upper bounds says how much larger the norm can be. For nonnegative matrices and p >= q the two meet.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def _riesz_thorin(A: Operator, a: float, b: float, sigma: Tensor) -> Iterator[Te
 def _schur_test(a: Tensor, p: float, q: float) -> Iterator[Tensor]:
     r"""Bounds for |A| and p >= q from positive x: |A|^q <= |z x^(1-q)|_{p/(p-q)}, z = A^T (A x)^(q-1).
 
-    Jensen's inequality with the weights a_ji x_i, then Hoelder's. At a fixed point of the power method it is an equality.
+    Jensen's inequality with the weights a_ji x_i, then Hoelder's; an equality at a fixed point of the power method.
     """
     top = a.amax(dim=(-2, -1), keepdim=True)
     top = torch.where(top > 0, top, torch.ones_like(top))
@@ -263,8 +263,8 @@ def _schur_test(a: Tensor, p: float, q: float) -> Iterator[Tensor]:
 def _grothendieck(A: Operator, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The semidefinite bound on (inf -> 1), at most 1.79 times the norm, and sign vectors rounded from its solution.
 
-    max sum a_ij <x_i, y_j> over unit vectors by alternating maximisation in a low rank; the lengths of A Y and A^H X are
-    the dual weights, and sqrt(sum u sum v) |D_u^{-1/2} A D_v^{-1/2}|_2 is a bound for any of them.
+    max sum a_ij <x_i, y_j> over unit vectors by alternating maximisation in a low rank; the lengths of A Y and A^H X
+    are the dual weights, and sqrt(sum u sum v) |D_u^{-1/2} A D_v^{-1/2}|_2 is a bound for any of them.
     """
     m, n = A.shape[-2:]
     rank = min(48, math.isqrt(2 * (m + n)) + 1)

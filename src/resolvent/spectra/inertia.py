@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from numba import njit
+from scipy.sparse.csgraph import reverse_cuthill_mckee
+from scipy.sparse.linalg import splu
 
+from resolvent.operators.algebra import Scaled, Sum
 from resolvent.operators.banded import Tridiagonal
+from resolvent.operators.elementary import Diagonal, Identity
 from resolvent.operators.operator import Operator
+from resolvent.operators.sparse import Sparse
 
 # Numbers in the factor that a direct method may hold: 400 MB of float64 with its symmetric half.
 FILL = 2.5e7
@@ -49,17 +56,46 @@ def sturm_count(A: Tridiagonal, shift: float) -> int:
 
 
 def scipy_matrix(A: Operator) -> Any:
-    """A CSC matrix of a sparse operator on the CPU, or None for other operators."""
+    """A CSC matrix of a sparse operator on the CPU, of sums and multiples of such too, or None for other operators."""
     if A.batch_shape or A.device.type != "cpu":
         return None
-    import scipy.sparse as sp
-
-    if isinstance(A, Tridiagonal):
-        low, main, up = (t.detach().numpy() for t in A._parts)
-        return sp.diags([low, main, up], [-1, 0, 1], format="csc")
-    convert = getattr(A, "_scipy", None)
-    found = None if convert is None else convert()
+    found = _converted(A)
     return None if found is None else found.tocsc()
+
+
+@singledispatch
+def _converted(A: Operator) -> Any:
+    return None
+
+
+@_converted.register
+def _(A: Tridiagonal) -> Any:
+    low, main, up = (t.detach().numpy() for t in A._parts)
+    return sp.diags([low, main, up], [-1, 0, 1], format="csc")
+
+
+@_converted.register
+def _(A: Sparse) -> Any:
+    arrays = (A.values.detach().numpy(), A.indices.numpy(), A.indptr.numpy())
+    return sp.csr_matrix(arrays, shape=tuple(A.shape))
+
+
+@_converted.register(Diagonal)
+@_converted.register(Identity)
+def _(A: Operator) -> Any:
+    return sp.diags(A._diagonal().detach().resolve_conj().numpy(), format="csc")
+
+
+@_converted.register
+def _(A: Scaled) -> Any:
+    inner = _converted(A._parts[1])
+    return None if inner is None else A.factor.detach().resolve_conj().numpy()[()] * inner
+
+
+@_converted.register
+def _(A: Sum) -> Any:
+    found = [_converted(P) for P in A._parts]
+    return None if any(m is None for m in found) else sum(found[1:], found[0])
 
 
 def factor(matrix: Any) -> Any:
@@ -69,14 +105,8 @@ def factor(matrix: Any) -> Any:
     None where the fill would be large, a pivot vanishes, the permutations differ, or the factors do not give
     the matrix back (pivots on the diagonal of an indefinite matrix may grow).
     """
-    import scipy.sparse as sp
-    from scipy.sparse.csgraph import reverse_cuthill_mckee
-    from scipy.sparse.linalg import splu
-
     n = matrix.shape[0]
-    pattern = sp.csr_matrix(
-        (np.ones(len(matrix.data), dtype=np.int8), matrix.indices, matrix.indptr), shape=(n, n)
-    )
+    pattern = sp.csr_matrix((np.ones(len(matrix.data), dtype=np.int8), matrix.indices, matrix.indptr), shape=(n, n))
     order = reverse_cuthill_mckee(pattern, symmetric_mode=True)
     # The envelope of one good ordering bounds its fill; minimum degree, used below, does about as well or
     # better.
@@ -112,8 +142,6 @@ def _permuted(x: np.ndarray, perm: np.ndarray) -> np.ndarray:
 def sparse_count(matrix: Any, shift: float) -> int | None:
     """Eigenvalues of a Hermitian CSC matrix below `shift` by the signs of its pivots, or None where they are
     not safe."""
-    import scipy.sparse as sp
-
     lu = factor((matrix - shift * sp.identity(matrix.shape[0], dtype=matrix.dtype, format="csc")).tocsc())
     if lu is None:
         return None

@@ -77,7 +77,7 @@ def norm(
         An unknown `ord`, p or k out of its range, NaN in `A`, the smallest of no columns.
     ConvergenceError
         The tolerance was not reached. Induced norms raise it where the proved upper bound stays above the best value
-        found: in general they are NP-hard. `best` is then a lower bound, `error` its relative distance to the upper one.
+        found: in general they are NP-hard. `best` is then a lower bound, `error` its distance to the upper one.
 
     Notes
     -----
@@ -87,9 +87,9 @@ def norm(
     by stochastic Lanczos quadrature with a 95 percent interval, by default of 1 percent. Kronecker products, diagonals,
     block diagonals, low-rank and unitary operators use closed forms.
 
-    Induced norms are exact for p = 1, q = inf, p = q = 2, and (inf -> q), (p -> 1) of real matrices of at most 20 columns,
-    or rows; nonnegative matrices with p >= q are certified by a Schur test; else interpolation and, for (inf -> 1),
-    the semidefinite bound of Grothendieck limit the error.
+    Induced norms are exact for p = 1, q = inf, p = q = 2, and (inf -> q), (p -> 1) of real matrices of at most 20
+    columns, or rows; nonnegative matrices with p >= q are certified by a Schur test; else interpolation and, for
+    (inf -> 1), the semidefinite bound of Grothendieck limit the error.
 
     Gradients are exact (first order where the norm is iterated); at a tie they are a subgradient.
 

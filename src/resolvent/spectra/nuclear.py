@@ -142,9 +142,7 @@ class NuclearNormStream:
         t, self._kind = _matrix(rows, "rows")
         width = None if self._squares is None else len(self._squares)
         if width not in (None, t.shape[1]) or (self._mean is not None and self._mean.shape != t.shape[1:]):
-            raise ValueError(
-                f"rows must have the width of those before and of the mean, got {tuple(t.shape)}"
-            )
+            raise ValueError(f"rows must have the width of those before and of the mean, got {tuple(t.shape)}")
         if self._mean is not None:
             t = t - self._mean.to(t)
         if self._normalize:

@@ -201,12 +201,14 @@ def _linearised(integrand: Integrand, traces: Tensor) -> tuple[Tensor, Tensor, T
     return value.detach(), slopes, (traces - mean) @ slopes
 
 
-def _traces(run: LanczosRun, integrand: Integrand, steps: int | None = None) -> Tensor:
+def _traces(runs: list[LanczosRun], integrand: Integrand, steps: int | None = None) -> Tensor:
     """Per probe, n w f(theta) summed: (p, c). A node without weight may lie anywhere: it does not count."""
-    rule = run.rule(steps)
-    values = integrand.f(rule.nodes)
-    terms = torch.where(rule.weights > 0, rule.weights * values, 0.0)
-    return run.A.shape[-1] * terms.sum(-1).mT
+    # All runs have taken the same steps: one batch of small eigenproblems.
+    alpha, beta = (torch.cat(t) for t in zip(*(run.tridiagonal(steps) for run in runs), strict=True))
+    theta, S = tridiagonal_eigh(alpha, beta[:, :-1])
+    weights = S[:, 0, :].square()
+    terms = torch.where(weights > 0, weights * integrand.f(theta), 0.0)
+    return runs[0].A.shape[-1] * terms.sum(-1).mT
 
 
 def trace_of_function(
@@ -239,8 +241,8 @@ def trace_of_function(
             for run in runs:
                 matvecs += BLOCK * max(0, steps - run.steps)
                 run.extend(steps)
-            traces = torch.cat([_traces(run, integrand) for run in runs])
-            shorter = torch.cat([_traces(run, integrand, max(1, 2 * steps // 3)) for run in runs])
+            traces = _traces(runs, integrand)
+            shorter = _traces(runs, integrand, max(1, 2 * steps // 3))
         value, _, deviations = _linearised(integrand, traces)
         change = float((value - _linearised(integrand, shorter)[0]).abs())
         spread = float(deviations.std()) / math.sqrt(probes) * quantile(confidence, probes)
@@ -265,9 +267,7 @@ def trace_of_function(
     return result, info
 
 
-def _surrogate(
-    A: Operator, runs: list[LanczosRun], integrand: Integrand, value: Tensor, traces: Tensor
-) -> Tensor:
+def _surrogate(A: Operator, runs: list[LanczosRun], integrand: Integrand, value: Tensor, traces: Tensor) -> Tensor:
     """Mean of ``(h'(A) z)^H (A z)`` with h the combination of the f_c that the chain rule gives."""
     _, slopes, _ = _linearised(integrand, traces)
     total, probes = value.new_zeros(()), 0

@@ -153,7 +153,8 @@ class MarchenkoPastur:
             down = (t - self.lower).clamp_min(0).sqrt()
             theta = 2 * torch.atan2(up, down)
             value = self.atom + (1 - self.atom) * (1 - _bulk_survival(theta, self._a))
-            return torch.where(t < 0, 0.0, value.clamp(0, 1))
+            value = torch.where(t <= self.lower, self.atom, torch.where(t >= self.upper, 1.0, value))
+            return torch.where(t < 0, 0.0, value)
 
         return _pointwise(f, x)
 
@@ -268,7 +269,7 @@ def marchenko_pastur(
 
     The eigenvalues are :math:`\lambda_i = \sigma_i^2 / n` with n the longer side of the matrix and p the shorter one;
     the law has the matrix's own aspect ratio p/n, and its variance minimises the Kolmogorov-Smirnov distance
-    :math:`\sup_x |F_{emp}(x) - F(x / \sigma^2)|`.
+    :math:`\sup_x |F_{emp}(x) - F(x / \sigma^2)|` of the bulk, the eigenvalues that are no spikes.
 
     Parameters
     ----------
@@ -286,7 +287,8 @@ def marchenko_pastur(
     Notes
     -----
     The one-sided distances are monotone in the variance, one up and one down, so their crossing, found by bisection, is
-    the exact minimum; up to k spikes move the fit by O(k/p). The margin of the edge is the 99 percent quantile of the
+    the exact minimum. Values beyond the edge are taken out and the fit is repeated until none is left, half of them at
+    most; the distance is that of all values. The margin of the edge is the 99 percent quantile of the
     Tracy-Widom law in Johnstone's scaling. Cost: one dense singular value computation, unless the values are given.
 
     References
@@ -310,11 +312,11 @@ def marchenko_pastur(
     x = torch.sort((values / top) ** 2).values
     ratio = p / n
     unit = MarchenkoPastur(ratio)
-    scaled = _nearest_variance(x, unit)
-    distance = max(_one_sided(x / scaled, unit))
     root, side = math.sqrt(n - 1) if n > 1 else 1.0, math.sqrt(p)
     edge = ((root + side) ** 2 + _TRACY_WIDOM_99 * (root + side) * (1 / root + 1 / side) ** (1 / 3)) / n
     edge = max(edge, unit.upper)
+    scaled = _bulk_variance(x, unit, edge)
+    distance = max(_one_sided(x / scaled, unit))
     outside = ((x > unit.upper * scaled) | (x < unit.lower * scaled)).double().mean()
     size = top * (top / n)
     return MarchenkoPasturFit(
@@ -356,6 +358,18 @@ def _one_sided(x: Tensor, law: MarchenkoPastur) -> tuple[float, float]:
     theory = law.cdf(x)
     steps = torch.arange(n + 1, dtype=x.dtype, device=x.device) / n
     return float((steps[1:] - theory).max()), float((theory - steps[:-1]).max())
+
+
+def _bulk_variance(x: Tensor, unit: MarchenkoPastur, edge: float) -> float:
+    """The nearest variance of the values that lie below its own edge; spikes would drag it up."""
+    kept = len(x)
+    while True:
+        scaled = _nearest_variance(x[:kept], unit)
+        # at most half the values may be called spikes: beyond, there is no bulk to speak of
+        below = max(int((x <= edge * scaled).sum()), (len(x) + 1) // 2)
+        if below >= kept:
+            return scaled
+        kept = below
 
 
 def _nearest_variance(x: Tensor, unit: MarchenkoPastur) -> float:

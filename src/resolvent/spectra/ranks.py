@@ -196,8 +196,8 @@ def participation_ratio(
     Examples
     --------
     >>> import torch
-    >>> participation_ratio(torch.diag(torch.tensor([1.0, 1.0, 0.0])))
-    tensor(2.)
+    >>> round(float(participation_ratio(torch.diag(torch.tensor([1.0, 1.0, 0.0])))), 6)
+    2.0
     """
     op = as_operator(A)
     if 0 in op.shape[-2:]:

@@ -235,7 +235,5 @@ def loo_inverse_lengths(Z: Tensor) -> Tensor:
     """One over the squared distance of every column of Z from the span of the others: ``diag((Z^H
     Z)^-1)``."""
     R = torch.linalg.qr(Z, mode="r").R
-    inverse = torch.linalg.solve_triangular(
-        R, torch.eye(R.shape[0], dtype=R.dtype, device=R.device), upper=True
-    )
+    inverse = torch.linalg.solve_triangular(R, torch.eye(R.shape[0], dtype=R.dtype, device=R.device), upper=True)
     return inverse.abs().square().sum(1)

@@ -111,6 +111,8 @@ def _dense_spectrum(a: Tensor, hermitian: bool) -> Tensor:
     with torch.no_grad():
         top = a.abs().amax(dim=(-2, -1), keepdim=True) if a.numel() else torch.ones((), dtype=a.real.dtype)
         extreme = bool(((top > 1e100) | ((top < 1e-100) & (top > 0))).any()) and a.real.dtype == torch.float64
+        if bool(torch.isnan(top).any()):
+            raise ValueError("A has NaN entries, or its product returned NaN")
         extreme |= bool(((top > 1e15) | ((top < 1e-15) & (top > 0))).any()) and a.real.dtype == torch.float32
     if extreme:
         top = torch.where(top > 0, top, torch.ones_like(top))

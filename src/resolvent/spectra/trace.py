@@ -105,9 +105,7 @@ def trace(
         value, info = products_diagonal(A).sum(-1), Info("exact", A.shape[-1], 1)
     else:
         if A.batch_shape:
-            raise ValueError(
-                f"method {method!r} takes one matrix, got a batch {tuple(A.batch_shape)}; use 'exact'"
-            )
+            raise ValueError(f"method {method!r} takes one matrix, got a batch {tuple(A.batch_shape)}; use 'exact'")
         rtol = 1e-2 if rtol is None else rtol
         value, info = _sampled(A, method, rtol, atol, confidence, max_matvecs, generator)
     value = give_back(value, A.kind)
@@ -186,7 +184,7 @@ def _sampled(
     if error > tolerance:
         if method == "auto" and n <= max_matvecs:
             return products_diagonal(A).sum(-1), Info("exact", sampler.matvecs + n, rounds + 1)
-        message = f"trace: the half-width is {error:.3g} after {sampler.matvecs} products, {tolerance:.3g} was asked for"
+        message = f"trace: half-width {error:.3g} after {sampler.matvecs} products, {tolerance:.3g} was asked for"
         raise ConvergenceError(message, best=give_back(value, A.kind), error=relative, info=info)
     if records(A):
         Z = sampler.Z
@@ -194,9 +192,7 @@ def _sampled(
     return value, info
 
 
-def _pilot(
-    A: Operator, method: str, g: torch.Generator, rtol: float, atol: float, confidence: float
-) -> Sampler:
+def _pilot(A: Operator, method: str, g: torch.Generator, rtol: float, atol: float, confidence: float) -> Sampler:
     """The sampler of a method; for "auto" the one that is predicted to need the fewest products."""
     n = A.shape[-1]
     size = min(_PILOT, n)
