@@ -45,9 +45,8 @@ def best_signs(A: torch.Tensor) -> np.ndarray:
     """The signs x that maximise ||A x||_1, found in double precision; the value is computed in 50 digits."""
     dense = A.double().numpy()
     dense = dense / (np.abs(dense).max() or 1.0)
-    n = dense.shape[1]
-    signs = np.array(list(itertools.product((1.0, -1.0), repeat=n - 1))).reshape(-1, n - 1)
-    signs = np.hstack([np.ones((len(signs), 1)), signs])
+    patterns = [(1.0, *rest) for rest in itertools.product((1.0, -1.0), repeat=dense.shape[1] - 1)]
+    signs = np.array(patterns)
     return signs[np.abs(signs @ dense.T).sum(1).argmax()]
 
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from resolvent.report import Report, report
+
 
 def make_checkpoint(path: Path) -> Path:
     """A small transformer-like file: noise, decaying spectra, one condition number of 1e5, vectors and integers."""
@@ -40,5 +42,5 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def made_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("made") / "model.safetensors")
+def checkpoint_report(checkpoint: Path) -> Report:
+    return report(checkpoint)

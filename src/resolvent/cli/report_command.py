@@ -28,7 +28,8 @@ def report_command(
 ) -> None:
     """Say what the matrices of a file are like: norms, ranks, entropy, condition, noise and tail, one line each.
 
-    Exits with 2 and one sentence when the file cannot be read. A tensor that cannot be measured is named, and the rest goes on.
+    Exits with 2 and one sentence when the file cannot be read. A tensor that cannot be measured is named, and the rest
+    goes on.
     """
     try:
         alone = json is not None and str(json) == "-"

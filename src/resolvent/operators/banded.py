@@ -11,7 +11,7 @@ from torch import Tensor
 from resolvent.operators.operator import Operator
 from resolvent.operators.parts import batch_of, common_tensors
 
-_PANEL = 256
+_PANEL = 128
 
 
 class Triangular(Operator):
@@ -29,7 +29,7 @@ class Triangular(Operator):
 
     Notes
     -----
-    A product goes through panels of 256 rows and reads only the triangle, without a copy of it: half the work of the
+    A product goes through panels of 128 rows and reads only the triangle, without a copy of it: half the work of the
     square one.
 
     Examples

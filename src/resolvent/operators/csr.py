@@ -1,12 +1,13 @@
-"""Numba kernels for CSR matrices times row-major blocks of vectors. Imported with the first sparse product on a CPU.
+"""Numba kernels for CSR matrices times row-major blocks of vectors. Imported with the first sparse product.
 
-Every kernel reads the matrix once for all columns of the block. The columns of a row are taken in groups of 16, 8, 4, 2 and
-1, each group held in vector registers while the row's entries pass (they stay in the first-level cache between groups).
-LLVM does not vectorise "for each entry, for each column" with the accumulator in registers by itself, so the innermost loops
-are written in its language, with vectors as wide as the group; LLVM splits them for the machine at hand.
+Every kernel reads the matrix once for all columns of the block. The columns of a row are taken in groups of 16, 8, 4,
+2 and 1, each group held in vector registers while the row's entries pass (they stay in the first-level cache between
+groups). LLVM does not vectorise "for each entry, for each column" with the sums in registers by itself, so the innermost
+loops are written in its language, with vectors as wide as the group; LLVM splits them for the machine at hand.
 
 Blocks are 1-D views with a leading dimension, so that a slice of columns of a larger row-major block needs no copy.
 Indices are unsigned: a signed one costs a test for negative (wrap-around) values per entry.
+`rows_*` work on a range of rows, on one core and without waking another; the others share the rows among the cores.
 """
 
 from __future__ import annotations
@@ -201,7 +202,8 @@ def _scatter_row(values, indices, s, e, x, at, k, y, lead, shift):  # type: igno
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def _times_one(first, last, indptr, indices, values, x, y):  # type: ignore[no-untyped-def]
+def rows_times_one(first, last, indptr, indices, values, x, y):  # type: ignore[no-untyped-def]
+    """Rows first to last of y = A x for one contiguous vector."""
     # Short rows rule: groups of four by hand, since the vector loop that LLVM would make costs more to enter.
     j = np.intp(indptr[first])
     for i in range(first, last):
@@ -223,13 +225,14 @@ def _times_one(first, last, indptr, indices, values, x, y):  # type: ignore[no-u
 
 @njit(cache=True, nogil=True, parallel=True)
 def times_one(bounds, indptr, indices, values, x, y):  # type: ignore[no-untyped-def]
-    """y = A x for one contiguous vector; chunk t has the rows bounds[t] to bounds[t + 1]."""
+    """`rows_times_one`, chunk t the rows bounds[t] to bounds[t + 1]."""
     for t in prange(bounds.size - 1):
-        _times_one(bounds[t], bounds[t + 1], indptr, indices, values, x, y)
+        rows_times_one(bounds[t], bounds[t + 1], indptr, indices, values, x, y)
 
 
 @njit(cache=True, nogil=True)
-def _times(first, last, indptr, indices, values, x, lead, k, y):  # type: ignore[no-untyped-def]
+def rows_times(first, last, indptr, indices, values, x, lead, k, y):  # type: ignore[no-untyped-def]
+    """Rows first to last of y = A x for a row-major block of k columns, row i of x at i * lead, of y at i * k."""
     s = np.intp(indptr[first])
     for i in range(first, last):
         e = np.intp(indptr[i + 1])
@@ -239,13 +242,14 @@ def _times(first, last, indptr, indices, values, x, lead, k, y):  # type: ignore
 
 @njit(cache=True, nogil=True, parallel=True)
 def times(bounds, indptr, indices, values, x, lead, k, y):  # type: ignore[no-untyped-def]
-    """y = A x for a row-major block of k columns, row i of x at i * lead, of y at i * k."""
+    """`rows_times`, chunk t the rows bounds[t] to bounds[t + 1]."""
     for t in prange(bounds.size - 1):
-        _times(bounds[t], bounds[t + 1], indptr, indices, values, x, lead, k, y)
+        rows_times(bounds[t], bounds[t + 1], indptr, indices, values, x, lead, k, y)
 
 
 @njit(cache=True, nogil=True)
-def _adjoint(first, last, indptr, indices, values, x, lead, k, y, shift):  # type: ignore[no-untyped-def]
+def rows_adjoint(first, last, indptr, indices, values, x, lead, k, y, shift):  # type: ignore[no-untyped-def]
+    """y += A[first:last]^H x[first:last], row j of the result at (j - shift) * k of y."""
     s = np.intp(indptr[first])
     for i in range(first, last):
         e = np.intp(indptr[i + 1])
@@ -254,7 +258,8 @@ def _adjoint(first, last, indptr, indices, values, x, lead, k, y, shift):  # typ
 
 
 @njit(cache=True, nogil=True)
-def _gram(first, last, indptr, indices, values, x, lead, k, y, shift):  # type: ignore[no-untyped-def]
+def rows_gram(first, last, indptr, indices, values, x, lead, k, y, shift):  # type: ignore[no-untyped-def]
+    """y += A[first:last]^H A[first:last] x: a row is used twice while it lies in cache."""
     row = np.empty(k, values.dtype)
     s = np.intp(indptr[first])
     for i in range(first, last):
@@ -276,18 +281,18 @@ def adjoint(bounds, phases, low, home, indptr, indices, values, x, lead, k, y, s
             b = t * phases + p
             own = home[b] >= 0
             target, shift = (spare[home[b] * k :], low[b]) if own else (y, 0)
-            _adjoint(bounds[b], bounds[b + 1], indptr, indices, values, x, lead, k, target, shift)
+            rows_adjoint(bounds[b], bounds[b + 1], indptr, indices, values, x, lead, k, target, shift)
 
 
 @njit(cache=True, nogil=True, parallel=True)
 def gram(bounds, phases, low, home, indptr, indices, values, x, lead, k, y, spare):  # type: ignore[no-untyped-def]
-    """y += A^H A x, with the blocks of `adjoint`: a row is used twice while it lies in cache."""
+    """y += A^H A x, with the blocks of `adjoint`."""
     for p in range(phases):
         for t in prange((bounds.size - 1) // phases):
             b = t * phases + p
             own = home[b] >= 0
             target, shift = (spare[home[b] * k :], low[b]) if own else (y, 0)
-            _gram(bounds[b], bounds[b + 1], indptr, indices, values, x, lead, k, target, shift)
+            rows_gram(bounds[b], bounds[b + 1], indptr, indices, values, x, lead, k, target, shift)
 
 
 @njit(cache=True, nogil=True, parallel=True)
@@ -302,17 +307,23 @@ def collect(edges, low, high, home, k, y, spare):  # type: ignore[no-untyped-def
                     y[j] += spare[j + offset]
 
 
-@njit(cache=True, nogil=True, parallel=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def rows_sampled(first, last, indptr, indices, p, lead_p, q, lead_q, k, out):  # type: ignore[no-untyped-def]
+    """out_j = sum over columns c of p[i, c] * conj(q[indices[j], c]) for every stored entry j of the rows i."""
+    for i in range(first, last):
+        for j in range(np.intp(indptr[i]), np.intp(indptr[i + 1])):
+            total = p.dtype.type(0)
+            at = np.intp(indices[j]) * lead_q
+            for c in range(k):
+                total += p[i * lead_p + c] * np.conj(q[at + c])
+            out[j] = total
+
+
+@njit(cache=True, nogil=True, parallel=True)
 def sampled(bounds, indptr, indices, p, lead_p, q, lead_q, k, out):  # type: ignore[no-untyped-def]
-    """out_j = sum over columns c of p[i, c] * conj(q[indices[j], c]) for every stored entry j of every row i."""
+    """`rows_sampled`, chunk t the rows bounds[t] to bounds[t + 1]."""
     for t in prange(bounds.size - 1):
-        for i in range(bounds[t], bounds[t + 1]):
-            for j in range(np.intp(indptr[i]), np.intp(indptr[i + 1])):
-                total = p.dtype.type(0)
-                at = np.intp(indices[j]) * lead_q
-                for c in range(k):
-                    total += p[i * lead_p + c] * np.conj(q[at + c])
-                out[j] = total
+        rows_sampled(bounds[t], bounds[t + 1], indptr, indices, p, lead_p, q, lead_q, k, out)
 
 
 @njit(cache=True, nogil=True)

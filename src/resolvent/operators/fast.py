@@ -16,7 +16,7 @@ from resolvent.operators.operator import Operator
 from resolvent.operators.parts import Adjoint, Memo, batch_of, common_tensors, concatenate, owned, unknown_type
 
 _RADIX = 5  # 2^5 = 32: the GEMM stays bound by memory, and a transform needs a fifth of the passes of butterflies
-_PANEL = 32
+_PANEL = 64
 
 
 class Hadamard(Operator):
@@ -137,7 +137,7 @@ class Householder(Operator):
 
     Notes
     -----
-    Reflections are applied 32 at a time in the compact WY form ``I - W T W^H``: ``2 m k`` multiplications a column,
+    Reflections are applied 64 at a time in the compact WY form ``I - W T W^H``: ``2 m k`` multiplications a column,
     as GEMMs. The small triangles T are kept until the data changes. A square one is known to be unitary when the data
     is not learnable and every ``|tau|^2 v^H v = 2 Re tau`` to rounding.
 

@@ -29,7 +29,7 @@ class Kernel(Operator):
     parameters : tensors, optional
         Tensors that `k` closes over. Products give them gradients in any case; named here, functions that do not record
         their iterations (eigenvalues, norms) do so too.
-    tile : int, default 1024
+    tile : int, default 512 on a CPU (a tile fits its cache) and 4096 on a GPU
         At most ``tile * tile`` entries of the matrix exist at a time (and what `k` needs to make them).
     hermitian, positive : bool, default False
         Declare them for a symmetric or positive definite `k` with ``Y=None``. Then only the tiles on and above the
@@ -64,13 +64,13 @@ class Kernel(Operator):
         Y: Any = None,
         *,
         parameters: Iterable[Tensor] = (),
-        tile: int = 1024,
+        tile: int | None = None,
         hermitian: bool = False,
         positive: bool = False,
     ) -> None:
         if not callable(k):
             raise TypeError(f"k must be a function of two sets of points, got {type(k).__name__}")
-        if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
+        if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int) or tile < 1):
             raise ValueError(f"tile must be an int of at least 1, got {tile!r}")
         given = {"X": X} if Y is None or Y is X else {"X": X, "Y": Y}
         (left, *rest), kind = common_tensors(**given)
@@ -83,7 +83,8 @@ class Kernel(Operator):
             raise ValueError("hermitian and positive need Y=None, the same points for rows and columns")
         batch = batch_of("Kernel", left.shape[:-2], right.shape[:-2])
         parameters = tuple(parameters) or (tuple(k.parameters()) if isinstance(k, torch.nn.Module) else ())
-        self.k, self.tile, self._n_parameters = k, tile, len(parameters)
+        self.k, self._n_parameters = k, len(parameters)
+        self.tile = tile or (512 if left.device.type == "cpu" else 4096)
         super().__init__(
             (*batch, left.shape[-2], right.shape[-2]),
             dtype=_sample(k, left, right, batch),

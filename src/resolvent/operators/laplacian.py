@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resolvent.operators.arrays import ArrayLike, as_tensor, check_finite
+from resolvent.operators.arrays import ArrayLike, Kind, as_tensor, check_finite
 from resolvent.operators.operator import Operator
 from resolvent.operators.pattern import Pattern
 from resolvent.operators.sparse import Sparse
@@ -21,8 +21,8 @@ Normalized = Literal["none", "sym", "rw"]
 class Laplacian(Sparse):
     r"""The Laplacian of an undirected graph, stored as a sparse matrix.
 
-    With the adjacency W, its degrees d = W 1 and D = diag(d): ``D - W`` ("none"), ``I - D^{-1/2} W D^{-1/2}`` ("sym") or
-    ``I - D^{-1} W`` ("rw"). A vertex of degree 0 has a zero row. Loops count in the degrees and cancel in "none".
+    With the adjacency W, its degrees d = W 1 and D = diag(d): ``D - W`` ("none"), ``I - D^{-1/2} W D^{-1/2}`` ("sym")
+    or ``I - D^{-1} W`` ("rw"). A vertex of degree 0 has a zero row. Loops count in the degrees and cancel in "none".
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Laplacian(Sparse):
 
     Notes
     -----
-    Positive (semidefinite) for "none" and "sym" unless a weight is negative, Hermitian for both; "rw" is similar to "sym".
+    Hermitian for "none" and "sym", and positive (semidefinite) unless a weight is negative; "rw" is similar to "sym".
     The product costs one pass over nnz + n entries. Gradients flow to the weights.
 
     Examples
@@ -59,10 +59,10 @@ class Laplacian(Sparse):
             raise ValueError(f"adjacency must be real, got {W.dtype}")
         W.check_hermitian("adjacency")
         indptr, indices, values = _with_diagonal(W, normalized)
-        negative = bool((W.values.detach() < 0).any())
-        symmetric = normalized != "rw"
+        hermitian = normalized != "rw"
+        positive = hermitian and not bool((W.values.detach() < 0).any())
         self.normalized = normalized
-        self._start(Pattern(indptr, indices, (W.shape[0], W.shape[1])), values, W.kind, symmetric, symmetric and not negative)
+        self._start(Pattern(indptr, indices, (W.shape[0], W.shape[1])), values, W.kind, hermitian, positive)
 
 
 def _adjacency(adjacency: Any) -> Sparse:
@@ -140,8 +140,8 @@ def from_edges(
             [2., 0., 3.],
             [0., 3., 0.]])
     """
-    given = (edges, weights)
-    kind = "numpy" if any(isinstance(a, np.ndarray) for a in given) and not any(isinstance(a, Tensor) for a in given) else "torch"
+    classes = [type(a) for a in (edges, weights)]
+    kind: Kind = "numpy" if np.ndarray in classes and Tensor not in classes else "torch"
     pairs = torch.as_tensor(np.asarray(edges) if not isinstance(edges, Tensor) else edges)
     if pairs.numel() == 0:
         pairs = pairs.new_zeros(0, 2, dtype=torch.int64)
@@ -163,7 +163,8 @@ def from_edges(
             raise ValueError(f"weights must be real, got {w.dtype}")
     other = a != b
     places = torch.stack([torch.cat([a, b[other]]), torch.cat([b, a[other]])])
-    out = Sparse(torch.sparse_coo_tensor(places, torch.cat([w, w[other]]), (n, n)), hermitian=True)
+    both = torch.cat([w, w[other]])
+    out = Sparse(torch.sparse_coo_tensor(places, both, (n, n), check_invariants=False), hermitian=True)
     out.kind = kind
     return out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from typing import Any, NamedTuple
 
@@ -84,7 +85,11 @@ class Pattern:
         p, lead_p = _flat(P)
         q, lead_q = _flat(Q)
         out = np.empty(len(self.indices), p.dtype)
-        csr.sampled(self._bounds(self._threads(k)), *self._arrays, p, lead_p, q, lead_q, k, out)
+        rest = (*self._arrays, p, lead_p, q, lead_q, k, out)
+        if (threads := self._threads(k)) == 1:
+            csr.rows_sampled(0, self.shape[0], *rest)
+        else:
+            csr.sampled(self._bounds(threads), *rest)
         return torch.from_numpy(out)
 
     def asymmetry(self, values: Tensor) -> float:
@@ -98,7 +103,8 @@ class Pattern:
         # Unsorted rows, repeated entries or an unsymmetric pattern: the slow way.
         places = torch.stack([self.rows, self.indices.long()])
         both = torch.cat([places, places.flip(0)], dim=1)
-        difference = torch.sparse_coo_tensor(both, torch.cat([values, -values.conj()]), self.shape).coalesce()
+        signed = torch.cat([values, -values.conj()])
+        difference = torch.sparse_coo_tensor(both, signed, self.shape, check_invariants=False).coalesce()
         return float(difference.values().abs().max())
 
     @functools.cached_property
@@ -111,13 +117,13 @@ class Pattern:
 
         m, k = self.shape[0], X.shape[1]
         v, (x, lead) = values.detach().resolve_conj().numpy(), _flat(X)
-        # NumPy asks the kernel for huge pages for large arrays and torch does not: first touch of 64 MB, 31 ms against 4.
+        # NumPy asks the system for huge pages for large arrays, torch does not: fewer faults at the first touch.
         y = np.empty((m, k), v.dtype)
-        bounds = self._bounds(self._threads(k))
-        if k == 1:
-            csr.times_one(bounds, *self._arrays, v, x, y.reshape(-1))
+        rest = (*self._arrays, v, x) if k == 1 else (*self._arrays, v, x, lead, k)
+        if (threads := self._threads(k)) == 1:
+            (csr.rows_times_one if k == 1 else csr.rows_times)(0, m, *rest, y.reshape(-1))
         else:
-            csr.times(bounds, *self._arrays, v, x, lead, k, y.reshape(-1))
+            (csr.times_one if k == 1 else csr.times)(self._bounds(threads), *rest, y.reshape(-1))
         return torch.from_numpy(y)
 
     def _scattered(self, values: Tensor, X: Tensor, through: bool) -> Tensor:
@@ -125,9 +131,13 @@ class Pattern:
 
         n, k = self.shape[1], X.shape[1]
         v, (x, lead) = values.detach().resolve_conj().numpy(), _flat(X)
-        plan = self._plan(self._threads(k))
         y = np.zeros((n, k), v.dtype)
-        flat, spare = y.reshape(-1), np.zeros(plan.spare * k, v.dtype)
+        flat = y.reshape(-1)
+        if (threads := self._threads(k)) == 1:
+            (csr.rows_gram if through else csr.rows_adjoint)(0, self.shape[0], *self._arrays, v, x, lead, k, flat, 0)
+            return torch.from_numpy(y)
+        plan = self._plan(threads)
+        spare = np.zeros(plan.spare * k, v.dtype)
         kernel = csr.gram if through else csr.adjoint
         kernel(plan.bounds, plan.phases, plan.low, plan.home, *self._arrays, v, x, lead, k, flat, spare)
         if plan.spare:
@@ -188,9 +198,10 @@ class Pattern:
         """First column and one past the last of every block of rows."""
         low, high = np.zeros(len(bounds) - 1, np.int64), np.zeros(len(bounds) - 1, np.int64)
         edges = self._arrays[0][bounds]
-        for b, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        for b, (start, stop) in enumerate(itertools.pairwise(edges)):
             if stop > start:
-                low[b], high[b] = self._arrays[1][start:stop].min(), int(self._arrays[1][start:stop].max()) + 1
+                columns = self._arrays[1][start:stop]
+                low[b], high[b] = columns.min(), int(columns.max()) + 1
         return low, high
 
     # ---- other devices ------------------------------------------------------------------------------------------
@@ -203,7 +214,7 @@ class Pattern:
         return row_pointers(counts).to(self.indptr.dtype), self.rows[order].to(self.indices.dtype), order
 
     def _torch_product(self, values: Tensor, X: Tensor, adjoint: bool) -> Tensor:
-        # torch has no product with a transposed CSR matrix that is fast on every device: the transposed pattern is kept.
+        # torch has no product with a transposed CSR matrix that is fast on every device: its pattern is kept.
         indptr, indices, shape = self.indptr, self.indices, self.shape
         if adjoint:
             indptr, indices, order = self._transposed

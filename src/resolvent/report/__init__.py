@@ -1,7 +1,8 @@
 """The spectral report: what the matrices of a file are like, one line per matrix.
 
-`report(path)` reads a checkpoint, an array or a sparse matrix one tensor at a time and returns a `Report`; `measure(matrix)` gives
-the same quantities for one matrix in memory. The module can be called itself: `resolvent.report(path)`.
+`report(path)` reads a checkpoint, an array or a sparse matrix one tensor at a time and returns a `Report`;
+`measure_matrix(matrix)` gives the same quantities for one matrix in memory. The module can be called itself:
+`resolvent.report(path)`.
 """
 
 import sys as _sys

@@ -137,9 +137,9 @@ def report(
 
     Notes
     -----
-    Kernels (4 and 5 axes, and 3 with "conv" in the name) are read as (out, everything else); any other 3 axes as a batch of
-    matrices, each measured by itself. A tensor that cannot be measured is a row with its reason, and the rest goes on.
-    Memory is one tensor, a float64 block of it and its smaller Gram matrix.
+    Kernels (4 and 5 axes, and 3 with "conv" in the name) are read as (out, everything else); any other 3 axes as a
+    batch of matrices, each measured by itself. A tensor that cannot be measured is a row with its reason, and the rest
+    goes on. Memory is one tensor, a float64 block of it and its smaller Gram matrix.
 
     Examples
     --------

@@ -93,8 +93,8 @@ def measure_matrix(matrix: Tensor | scipy.sparse.csr_array, *, quick: bool = Fal
 
     Notes
     -----
-    Every number is accurate to 1e-4 or better against a float64 singular value decomposition. One spectrum gives all of them; a
-    sparse matrix with a shorter side beyond 2048 gives the norms and ratios that need no spectrum.
+    Every number is accurate to 1e-4 or better against a float64 singular value decomposition. One spectrum gives all of
+    them; a sparse matrix with a shorter side beyond 2048 gives the norms and ratios that need no spectrum.
 
     Examples
     --------
@@ -145,9 +145,9 @@ def from_spectrum(spectrum: Spectrum, *, quick: bool = False) -> Measurement:
     if spectrum.method.startswith("gram") and spectrum.floor > 1e-2 * smallest:
         drowned = True
     return Measurement(
-        spectral_norm=top,
-        frobenius_norm=top * math.sqrt(energy),
-        nuclear_norm=float(s.sum()),
+        spectral_norm=_ldexp(top, spectrum.exponent),
+        frobenius_norm=_ldexp(top * math.sqrt(energy), spectrum.exponent),
+        nuclear_norm=_ldexp(float(s.sum()), spectrum.exponent),
         stable_rank=energy,
         entropy=entropy,
         effective_rank=math.exp(entropy),
@@ -159,6 +159,11 @@ def from_spectrum(spectrum: Spectrum, *, quick: bool = False) -> Measurement:
         missing=missing,
         method=spectrum.method,
     )
+
+
+def _ldexp(x: float, exponent: int) -> float:
+    """x 2^exponent, infinite where that is no double."""
+    return math.ldexp(x, exponent) if exponent + math.frexp(x)[1] <= 1024 else math.inf
 
 
 def _against_noise(spectrum: Spectrum, missing: dict[str, str]) -> dict[str, float | int]:
@@ -194,13 +199,9 @@ def _tail(spectrum: Spectrum, quick: bool, missing: dict[str, str]) -> dict[str,
         missing["alpha"] = "its singular values are all but equal, which leaves no tail to fit"
         return {}
     interval = tuple(map(float, fit.interval))
-    # by factors, since the square of the largest value may be beyond the range of doubles
-    xmin = (math.sqrt(fit.xmin) * top) ** 2 if 1e-150 < top < 1e150 else None
-    if xmin is None:
-        missing["alpha_xmin"] = "the squared singular values are beyond the range of doubles"
     return {
         "alpha": fit.alpha,
-        "alpha_xmin": xmin,
+        "alpha_xmin": _ldexp(fit.xmin * top**2, 2 * spectrum.exponent),
         "alpha_ks": fit.ks,
         "alpha_tail": fit.n_tail,
         "alpha_interval": interval if all(map(math.isfinite, interval)) else None,

@@ -87,8 +87,8 @@ def stored_tensors(path: str | os.PathLike[str]) -> Iterator[list[Stored]]:
 
     Notes
     -----
-    `.safetensors` and `.npy` are memory-mapped, and so are uncompressed members of an `.npz`, whose checksum is verified;
-    a compressed member is unpacked into exactly the memory that its header declares.
+    `.safetensors` and `.npy` are memory-mapped, and so are uncompressed members of an `.npz`, whose checksum is
+    verified; a compressed member is unpacked into exactly the memory that its header declares.
 
     Examples
     --------
@@ -178,7 +178,8 @@ def _safetensors(path: Path) -> Iterator[list[Stored]]:
     header = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
     if len(start) < 8 or header + 8 > size:
         raise ValueError(
-            f"{path}: is truncated or not a safetensors file (its header claims {_bytes(header)}, the file has {_bytes(size)})"
+            f"{path}: is truncated or not a safetensors file "
+            f"(its header claims {_bytes(header)}, the file has {_bytes(size)})"
         )
     try:
         archive = safe_open(path, framework="pt")
@@ -238,7 +239,7 @@ def _npy(path: Path) -> Stored:
         return Stored(path.stem, shape, str(dtype), lambda: torch.empty(0), reason)
     size, there = math.prod(shape) * dtype.itemsize, path.stat().st_size - start
     if size > there:
-        raise ValueError(f"{path}: is truncated (its header claims {_bytes(size)} of numbers, the file has {_bytes(there)})")
+        raise ValueError(f"{path}: is truncated (its header claims {_bytes(size)}, the file has {_bytes(there)})")
     return Stored(path.stem, shape, dtype.name, lambda: _mapped(path, start, shape, fortran, dtype))
 
 
@@ -347,31 +348,17 @@ def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
 
 
 def _matrix_market(path: Path) -> Stored:
-    import scipy.io
+    from resolvent.report.matrix_market import read_header, read_matrix
 
     try:
-        rows, columns, entries, kind, field, _ = scipy.io.mminfo(path)
-    except (ValueError, OverflowError, OSError) as error:
+        header = read_header(path)
+        check_memory(16.0 * header.entries * header.width + 8.0 * (header.rows + header.columns), "reading it")
+        # Read here and not in load(): a text with one matrix is bad as a whole.
+        matrix = read_matrix(path, header)
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: not a valid Matrix Market file ({_sentence(error)})") from error
-    there = path.stat().st_size
-    # The shortest line of an entry is "1 1\n" with coordinates and "1\n" without; a symmetric array stores half.
-    least = 4 * entries - 1 if kind == "coordinate" else rows * columns - 1
-    if least > there:
-        raise ValueError(f"{path}: is truncated (its header claims {entries} entries, the file has {_bytes(there)})")
-    check_memory(16.0 * entries + 8.0 * (rows + columns), f"{path}: reading it")
-    dtype = {"integer": "int64", "unsigned-integer": "uint64", "complex": "complex128"}.get(field, "float64")
-
-    def load() -> Loaded:
-        try:
-            matrix = scipy.io.mmread(path, spmatrix=False)
-        except (ValueError, OverflowError, OSError, TypeError) as error:
-            raise ValueError(f"{path}: not a valid Matrix Market file ({_sentence(error)})") from error
-        if isinstance(matrix, np.ndarray):
-            return _tensor(matrix)
-        return scipy.sparse.csr_array(matrix)
-
-    loaded = load()
-    return Stored(path.stem, (rows, columns), dtype, lambda: loaded)
+    loaded: Loaded = _tensor(matrix) if isinstance(matrix, np.ndarray) else matrix
+    return Stored(path.stem, (header.rows, header.columns), header.dtype, lambda: loaded)
 
 
 def _sentence(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,16 +34,18 @@ class Spectrum:
 
     Attributes
     ----------
-    values : (min(m, n),) float64, descending
+    values : (min(m, n),) float64, descending, in units of 2^exponent
     shape : (m, n)
-    floor : values below this are noise of the arithmetic, not of the matrix; absolute
+    floor : values below this are noise of the arithmetic, not of the matrix; in the same units
     method : "gram" (eigenvalues of the smaller Gram matrix), "gram32" (the same in float32) or "svd"
+    exponent : other than 0 only where the squares of the entries would leave the range of doubles
     """
 
     values: np.ndarray
     shape: tuple[int, int]
     floor: float
     method: str
+    exponent: int = 0
 
 
 class NotFiniteError(ValueError):
@@ -68,11 +71,12 @@ def spectrum_of(matrix: Tensor, *, quick: bool = False) -> Spectrum:
 
     Notes
     -----
-    The p x p Gram matrix (p the shorter side) is accumulated in float64 over blocks of the longer one, which costs m n p
-    multiplications and no second copy of the matrix, and only its eigenvalues are computed. An eigenvalue has an error of a few eps
-    times the largest, so the smallest singular value has one of about eps cond^2: where that exceeds 1e-5 (condition beyond about
-    1e5) the float64 singular value decomposition is taken instead. `quick` applies the same test with the eps of float32
-    to what the report prints, the condition number excepted: the floor says what is known of it.
+    The p x p Gram matrix (p the shorter side) is accumulated in float64 over blocks of the longer one, which costs
+    m n p multiplications and no second copy of the matrix, and only its eigenvalues are computed. An eigenvalue has an
+    error of a few eps times the largest, so the smallest singular value has one of about eps cond^2: where that exceeds
+    1e-5 (condition beyond about 1e5) the float64 singular value decomposition is taken instead. `quick` applies a
+    like test with the eps of float32 to what the report prints, the condition number excepted: the floor says what
+    is known of it.
     """
     if matrix.ndim != 2 or matrix.numel() == 0:
         raise ValueError(f"matrix must be (m, n) with entries in it, got shape {tuple(matrix.shape)}")
@@ -84,18 +88,16 @@ def spectrum_of(matrix: Tensor, *, quick: bool = False) -> Spectrum:
         return Spectrum(np.zeros(p), shape, 0.0, "gram")
     check_memory(24.0 * p * p, "its Gram matrix")
     # Squares of entries beyond 1e150 or below 1e-150 would leave the range of doubles; powers of two are exact.
-    scale = 1.0 if 1e-100 < top < 1e100 else 2.0 ** -math.frexp(top)[1]
+    exponent = 0 if 1e-100 < top < 1e100 else math.frexp(top)[1]
     single = p >= _SINGLE_SIDE and matrix.dtype not in (torch.float64, torch.complex128) and 1e-12 < top < 1e12
     if quick and single:
-        found = _from_gram(_gram(matrix, 1.0, single=True), shape, "gram32")
+        found = _from_gram(_gram(matrix, 0, single=True), shape, "gram32")
         if _accurate_in_single(found):
             return found
-    found = _from_gram(_gram(matrix, scale), shape, "gram")
-    if found.values[-1] <= 0 or found.floor**2 > 2 * _SMALLEST * found.values[-1] ** 2:
-        found = _decomposed(matrix, shape, scale)
-    # ldexp and not a product: 1 / scale can be beyond the largest double
-    exponent = -math.frexp(scale)[1] + 1
-    return Spectrum(np.ldexp(found.values, exponent), shape, math.ldexp(found.floor, exponent), found.method)
+    found = _from_gram(_gram(matrix, exponent), shape, "gram")
+    if _too_coarse(found):
+        found = _decomposed(matrix, shape, exponent)
+    return dataclasses.replace(found, exponent=exponent)
 
 
 def sparse_spectrum(matrix: scipy.sparse.csr_array) -> Spectrum | str:
@@ -106,20 +108,31 @@ def sparse_spectrum(matrix: scipy.sparse.csr_array) -> Spectrum | str:
     shape = (matrix.shape[0], matrix.shape[1])
     p = min(shape)
     if p > _SPARSE_SIDE:
-        return f"it takes every singular value, and the shorter side, {p}, is more than {_SPARSE_SIDE} for a sparse matrix"
+        return (
+            f"it takes every singular value, and the shorter side of a sparse matrix, {p}, is more than {_SPARSE_SIDE}"
+        )
     A = matrix.astype(np.complex128 if matrix.dtype.kind == "c" else np.float64)
     top = float(abs(A).max()) if A.nnz else 0.0
     if top == 0:
         return Spectrum(np.zeros(p), shape, 0.0, "gram")
     exponent = 0 if 1e-100 < top < 1e100 else math.frexp(top)[1]
-    A.data = np.ldexp(A.data, -exponent) if A.dtype.kind == "f" else A.data * 2.0**-exponent
+    A.data = _shifted(torch.from_numpy(A.data), -exponent).numpy()
     gram = (A @ A.conj().T if shape[0] <= shape[1] else A.conj().T @ A).toarray()
     found = _from_gram(gram, shape, "gram")
-    if (found.values[-1] <= 0 or found.floor**2 > 2 * _SMALLEST * found.values[-1] ** 2) and math.prod(
-        shape
-    ) <= _SPARSE_ENTRIES:
-        found = _decomposed(torch.from_numpy(A.toarray()), shape, 1.0)
-    return Spectrum(np.ldexp(found.values, exponent), shape, math.ldexp(found.floor, exponent), found.method)
+    if _too_coarse(found) and math.prod(shape) <= _SPARSE_ENTRIES:
+        found = _decomposed(torch.from_numpy(A.toarray()), shape, 0)
+    return dataclasses.replace(found, exponent=exponent)
+
+
+def _too_coarse(found: Spectrum) -> bool:
+    """Whether the smallest value of a Gram spectrum has not the digits asked for."""
+    return bool(found.floor > math.sqrt(2 * _SMALLEST) * found.values[-1])
+
+
+def _shifted(x: Tensor, exponent: int) -> Tensor:
+    """x 2^exponent, in two steps since 2^exponent itself may be no double."""
+    half = exponent // 2
+    return x if exponent == 0 else x * 2.0**half * 2.0 ** (exponent - half)
 
 
 def _largest_entry(matrix: Tensor) -> float:
@@ -139,7 +152,7 @@ def _largest_entry(matrix: Tensor) -> float:
     return top
 
 
-def _gram(matrix: Tensor, scale: float, *, single: bool = False) -> np.ndarray:
+def _gram(matrix: Tensor, exponent: int, *, single: bool = False) -> np.ndarray:
     """The smaller of A^H A and A A^H, in double (or single) precision, block by block of the longer side."""
     if matrix.shape[0] < matrix.shape[1]:
         matrix = matrix.T
@@ -149,9 +162,7 @@ def _gram(matrix: Tensor, scale: float, *, single: bool = False) -> np.ndarray:
     G = torch.zeros((p, p), dtype=dtype)
     step = len(matrix) if matrix.dtype == dtype else max(256, _CHUNK // p)
     for start in range(0, len(matrix), step):
-        block = matrix[start : start + step].to(dtype)
-        if scale != 1:
-            block = block * scale
+        block = _shifted(matrix[start : start + step].to(dtype), -exponent)
         G.addmm_(block.mH, block)
     return G.numpy()
 
@@ -168,7 +179,7 @@ def _from_gram(gram: np.ndarray, shape: tuple[int, int], method: str) -> Spectru
 
 
 def _accurate_in_single(found: Spectrum) -> bool:
-    """Whether what is printed (all but the condition) has its digits: first-order bounds with the eigenvalues' error."""
+    """Whether what is printed, the condition excepted, has its digits: first-order bounds."""
     squares = found.values**2
     error, total = found.floor**2, float(squares.sum())
     nuclear = np.minimum(found.floor, error / (2 * np.maximum(found.values, 1e-300))).sum() / found.values.sum()
@@ -178,12 +189,10 @@ def _accurate_in_single(found: Spectrum) -> bool:
     return bool(nuclear < _PRINTED and entropy < _PRINTED)
 
 
-def _decomposed(matrix: Tensor, shape: tuple[int, int], scale: float) -> Spectrum:
+def _decomposed(matrix: Tensor, shape: tuple[int, int], exponent: int) -> Spectrum:
     import scipy.linalg
 
     check_memory(24.0 * math.prod(shape), "its float64 singular value decomposition")
-    A = matrix.to(torch.complex128 if matrix.is_complex() else torch.float64)
-    if scale != 1:
-        A = A * scale
+    A = _shifted(matrix.to(torch.complex128 if matrix.is_complex() else torch.float64), -exponent)
     values = scipy.linalg.svdvals(A.numpy(), check_finite=False)
     return Spectrum(values, shape, float(np.finfo(np.float64).eps) * max(shape) * float(values[0]), "svd")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from resolvent.report.measure import Measurement
 
 _SHORT_DTYPES = {"float": "f", "bfloat": "bf", "complex": "c", "uint": "u", "int": "i"}
-_ASCII = str.maketrans({"‖": "|", "₂": "2", "₊": "*", "≥": ">=", "×": "x", "α": "a", "…": "..", "²": "^2", "σ": "s", "Σ": "sum ", "·": "-"})
+_ASCII = str.maketrans({"‖": "|", "₂": "2", "≥": ">=", "×": "x", "α": "a", "…": "..", "²": "^2", "σ": "s", "Σ": "sum "})
 _LEAST_NAME = 16
 _LEGEND = (
     ("stable = ‖A‖F²/‖A‖₂²", "S = entropy of σ²/Σσ² in nats", "eff = exp S", "part = participation ratio"),
@@ -79,7 +79,7 @@ def _headline(report: Report) -> str:
 
 
 def number(x: float | None, digits: int = 3) -> str:
-    """A number in at most six characters.
+    """A number in at most six characters, seven where its exponent takes three.
 
     Examples
     --------
@@ -148,7 +148,8 @@ def _table(report: Report, width: int | None) -> Text:
     names = shorten([row.name for row in rows], room)
     first = max(map(len, [*names, "matrix"]))
     text = Text()
-    text.append(" ".join(["matrix".ljust(first), *(h.rjust(w) for h, w in zip(heads, widths, strict=True))]) + "\n", style="bold")
+    title = ["matrix".ljust(first), *(head.rjust(w) for head, w in zip(heads, widths, strict=True))]
+    text.append(" ".join(title) + "\n", style="bold")
     for row, name, line in zip(rows, names, cells, strict=True):
         text.append(name.ljust(first), style="cyan")
         for head, cell, wide in zip(heads, line, widths, strict=True):
@@ -181,12 +182,12 @@ def _dtype(row: Row) -> str:
 
 
 def shorten(names: Sequence[str], room: int | None) -> list[str]:
-    """Names that fit in `room` characters: leading parts become their first letters, the same number of them in every name.
+    """Names that fit in `room` characters: leading parts become their first letters, as many as most names need.
 
     Examples
     --------
-    >>> shorten(["encoder.layer.0.output.weight", "encoder.norm.weight"], 18)
-    ['e.l.0.output', 'e.norm']
+    >>> shorten(["encoder.layer.0.key.weight", "encoder.layer.0.output.weight"], 14)
+    ['e.l.0.key', 'e.l.0.output']
     """
     if room is None or all(len(name) <= room for name in names):
         return list(names)

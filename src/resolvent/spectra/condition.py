@@ -125,7 +125,7 @@ def _ratio(high: Tensor, low: Tensor) -> Tensor:
 
 def _with_inverse(A: Operator, p: float | str) -> Tensor:
     if isinstance(A, Diagonal):
-        d = A._diagonal()
+        d: Tensor = A._parts[0]
         zero = (d == 0).any(-1)
         safe = torch.where(d == 0, torch.ones_like(d), d)
         value = _one_norm(Diagonal(d), p) * _one_norm(Diagonal(1 / safe), p)

@@ -49,8 +49,9 @@ def induced_norm(
     if p == q == 2:
         return spectral_norm(A, rtol, generator)
     if isinstance(A, Diagonal | Identity):
+        # column norms of a diagonal are its sizes
         exponent = math.inf if p <= q else 1 / (1 / q - 1 / p)
-        return vector_norm(A._diagonal(), exponent), Info("closed form")
+        return vector_norm(column_norms(A, 1), exponent), Info("closed form")
     from_cube = p == math.inf and n <= _ENUMERATED and not A.is_complex
     to_cube = q == 1 and m <= _ENUMERATED and not A.is_complex
     if from_cube and (not to_cube or n <= m):

@@ -82,8 +82,11 @@ def _with_basis(A: Operator, q: Tensor, steps: int) -> tuple[Tensor, Tensor, Ten
     basis[:, 0] = q.T
     scale = torch.zeros(p, dtype=real, device=q.device)
     threshold = _BREAKDOWN * torch.finfo(q.dtype).eps
+    factor = 0.0
     for j in range(steps):
         w = (A @ basis[:, j].T.contiguous()).T.unsqueeze(-1).contiguous()
+        factor = factor or _power_of_two_scale(w)
+        w = w if factor == 1.0 else w * factor
         known = basis[:, : j + 1]
         first = known.conj() @ w
         alpha[:, j] = first[:, j, 0].real
@@ -100,7 +103,7 @@ def _with_basis(A: Operator, q: Tensor, steps: int) -> tuple[Tensor, Tensor, Ten
         beta[:, j] = torch.where(alive, norm, 0)
         inverse = torch.where(alive, 1 / norm, 0).to(w.real.dtype)
         basis[:, j + 1] = torch.where(alive[:, None], w * inverse[:, None], 0)
-    return alpha, beta[:, : steps - 1], basis
+    return alpha / factor, beta[:, : steps - 1] / factor, basis
 
 
 def _short(A: Operator, q: Tensor, steps: int) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from resolvent.operators.gradient import bilinear, first_order, records
 from resolvent.operators.kronecker import Kronecker
 from resolvent.operators.lowrank import LowRank
 from resolvent.operators.operator import Operator
+from resolvent.operators.toeplitz import Circulant
 from resolvent.random import GeneratorLike, as_generator, rademacher
 from resolvent.spectra.exact import SMALL, SMALL_STORED, exact_eigenvalues
 from resolvent.spectra.inertia import factor, scipy_matrix
@@ -164,6 +165,15 @@ def _(A: Dense) -> None:
 @_structured.register(Identity)
 def _(A: Operator) -> Tensor | None:
     return _positive_logs(A._diagonal())
+
+
+@_structured.register
+def _(A: Circulant) -> Tensor | None:
+    if A.batch_shape:
+        return None
+    if not A.hermitian:
+        A.check_hermitian("A")
+    return _positive_logs(A.eigenvalues().real)
 
 
 @_structured.register

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any, Literal
 
 import torch
@@ -109,21 +108,14 @@ def norm(
     6.0
     """
     op = as_operator(A)
-    kind, *exponents = _parse(ord, op)
+    order = _parse(ord, op)
     if method not in ("auto", "estimate"):
         raise ValueError(f"method must be 'auto' or 'estimate', got {method!r}")
     try:
-        if op.shape[-1] == 0 or op.shape[-2] == 0:
-            value, info = _empty(op, kind), Info("empty")
-        elif method == "estimate":
-            value, info = _estimate(op, kind, exponents, generator)
-        else:
-            value, info = _compute(op, kind, exponents, rtol, generator)
+        value, info = _compute(op, *order, method, rtol, generator)
     except ConvergenceError as error:
         error.best = _as_value(error.best, op.kind)
         raise
-    if bool(torch.isnan(value.detach()).any()):
-        raise ValueError("A has NaN entries, or its product returned NaN")
     result = give_back(value, op.kind)
     return (result, info) if return_info else result
 
@@ -133,35 +125,30 @@ def _as_value(best: Any, kind: Literal["torch", "numpy"]) -> Any:
     return give_back(best[0] if isinstance(best, tuple) else best, kind)
 
 
-def _parse(ord: Order, A: Operator) -> tuple[Any, ...]:
-    """A checked (kind, *exponents), equal norms brought to one name."""
+def _parse(ord: Order, A: Operator) -> tuple[str, list[float]]:
+    """A checked kind with its exponents, equal norms brought to one name."""
     if isinstance(ord, str) and ord in ("fro", "nuc"):
-        return ("entrywise", 2.0) if ord == "fro" else ("schatten", 1.0)
-    if isinstance(ord, numbers.Real) and not isinstance(ord, bool) and ord in (1, -1, 2, -2, math.inf, -math.inf):
-        if ord > 0:
-            return ("induced", float(ord), float(ord))
-        return ("smallest", float(-ord))
-    if isinstance(ord, tuple | list) and ord and isinstance(ord[0], str):
-        name, *given = ord
-        sizes = {"schatten": 1, "entrywise": 1, "ky-fan": 1, "induced": 2}
-        if sizes.get(name) != len(given):
-            raise ValueError(f"ord must be {_KNOWN}, got {ord!r}")
-        if name == "ky-fan":
-            k, side = given[0], min(A.shape[-2:])
-            if not isinstance(k, numbers.Integral) or isinstance(k, bool) or not (1 <= k <= side or side == 0):
-                raise ValueError(f"ord ('ky-fan', k) needs an integer k in 1..{side}, got {k!r}")
-            return ("induced", 2.0, 2.0) if k == 1 else (name, int(k))
-        low = 1 if name == "induced" else 0
-        for p in given:
-            if not isinstance(p, numbers.Real) or isinstance(p, bool) or not (p >= low and p > 0):
-                raise ValueError(f"ord {name!r} needs exponents {'>= 1' if low else '> 0'} or inf, got {p!r}")
-        values = [float(p) for p in given]
-        if name == "schatten" and values[0] == 2:
-            return ("entrywise", 2.0)
-        if name == "schatten" and values[0] == math.inf:
-            return ("induced", 2.0, 2.0)
-        return (name, *values)
-    raise ValueError(f"ord must be {_KNOWN}, got {ord!r}")
+        return ("entrywise", [2.0]) if ord == "fro" else ("schatten", [1.0])
+    if isinstance(ord, int | float) and not isinstance(ord, bool) and ord in (1, -1, 2, -2, math.inf, -math.inf):
+        return ("induced", [float(ord)] * 2) if ord > 0 else ("smallest", [float(-ord)])
+    sizes = {"schatten": 1, "entrywise": 1, "ky-fan": 1, "induced": 2}
+    if not isinstance(ord, tuple | list) or not ord or sizes.get(str(ord[0])) != len(ord) - 1:
+        raise ValueError(f"ord must be {_KNOWN}, got {ord!r}")
+    name, *given = ord
+    if name == "ky-fan":
+        k, side = given[0], min(A.shape[-2:])
+        if not isinstance(k, int) or isinstance(k, bool) or not (1 <= k <= side or side == 0):
+            raise ValueError(f"ord ('ky-fan', k) needs an int k in 1..{side}, got {k!r}")
+        return ("induced", [2.0, 2.0]) if k == 1 else (name, [k])
+    least = 1 if name == "induced" else 0
+    for p in given:
+        if not isinstance(p, int | float) or isinstance(p, bool) or not (p >= least and p > 0):
+            raise ValueError(f"ord {name!r} needs exponents {'>= 1' if least else '> 0'} or inf, got {p!r}")
+    if name == "schatten" and given[0] == 2:
+        return "entrywise", [2.0]
+    if name == "schatten" and given[0] == math.inf:
+        return "induced", [2.0, 2.0]
+    return name, [float(p) for p in given]
 
 
 def _empty(A: Operator, kind: str) -> Tensor:
@@ -171,7 +158,7 @@ def _empty(A: Operator, kind: str) -> Tensor:
 
 
 def _estimate(A: Operator, kind: str, exponents: list[float], generator: GeneratorLike) -> tuple[Tensor, Info]:
-    if kind != "induced" or exponents not in ([1.0, 1.0], [math.inf, math.inf]):
+    if kind != "induced" or exponents not in ([1.0, 1.0], [math.inf] * 2):
         raise ValueError("method='estimate' is for ord 1 and inf; the other norms have no such estimate")
     if A.batch_shape:
         raise ValueError(f"method='estimate' takes one matrix, got shape {tuple(A.shape)}")
@@ -179,17 +166,24 @@ def _estimate(A: Operator, kind: str, exponents: list[float], generator: Generat
 
 
 def _compute(
-    A: Operator, kind: str, exponents: list[Any], rtol: float | None, generator: GeneratorLike
+    A: Operator, kind: str, exponents: list[float], method: str, rtol: float | None, generator: GeneratorLike
 ) -> tuple[Tensor, Info]:
-    if kind == "entrywise":
-        return entry_norm(A, exponents[0]), Info("entries")
-    if kind == "schatten":
-        return schatten(A, exponents[0], rtol, generator)
-    if kind == "ky-fan":
-        return ky_fan(A, exponents[0], rtol, generator)
-    if kind == "smallest":
-        if exponents[0] == 2:
-            return smallest_singular(A), Info("dense")
-        side = A if exponents[0] == 1 else A.H
-        return column_norms(side, 1).amin(-1), Info("columns")
-    return induced_norm(A, *exponents, rtol, generator)
+    if 0 in A.shape[-2:]:
+        value, info = _empty(A, kind), Info("empty")
+    elif method == "estimate":
+        value, info = _estimate(A, kind, exponents, generator)
+    elif kind == "entrywise":
+        value, info = entry_norm(A, exponents[0]), Info("entries")
+    elif kind == "schatten":
+        value, info = schatten(A, exponents[0], rtol, generator)
+    elif kind == "ky-fan":
+        value, info = ky_fan(A, int(exponents[0]), rtol, generator)
+    elif kind == "smallest" and exponents[0] == 2:
+        value, info = smallest_singular(A), Info("dense")
+    elif kind == "smallest":
+        value, info = column_norms(A if exponents[0] == 1 else A.H, 1).amin(-1), Info("columns")
+    else:
+        value, info = induced_norm(A, exponents[0], exponents[1], rtol, generator)
+    if bool(torch.isnan(value.detach()).any()):
+        raise ValueError("A has NaN entries, or its product returned NaN")
+    return value, info

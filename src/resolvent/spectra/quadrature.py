@@ -242,9 +242,9 @@ def trace_of_function(
                 matvecs += BLOCK * max(0, steps - run.steps)
                 run.extend(steps)
             traces = _traces(runs, integrand)
-            shorter = _traces(runs, integrand, max(1, 2 * steps // 3))
+            shorter = [_traces(runs, integrand, max(1, round(steps * share))) for share in (2 / 3, 4 / 9)]
         value, _, deviations = _linearised(integrand, traces)
-        change = float((value - _linearised(integrand, shorter)[0]).abs())
+        change = _rest(value, *(_linearised(integrand, t)[0] for t in shorter))
         spread = float(deviations.std()) / math.sqrt(probes) * quantile(confidence, probes)
         tolerance = max(rtol * abs(float(value)), atol, 1e-300)
         error = spread + change
@@ -265,6 +265,17 @@ def trace_of_function(
     if gradient:
         result = first_order(result, _surrogate(A, runs, integrand, value, traces).to(result.dtype))
     return result, info
+
+
+def _rest(last: Tensor, middle: Tensor, first: Tensor) -> float:
+    """What a sequence still has to go, from its values at k, 2k/3 and 4k/9 steps.
+
+    If the error falls by a factor r each time the steps grow by half, the last change times ``r / (1 - r)`` is left: this
+    sees slow (algebraic, logarithmic) convergence, which the change alone takes for an end.
+    """
+    new, old = float((last - middle).abs()), float((middle - first).abs())
+    r = min(new / old, 0.95) if old > 0 else 0.0
+    return new * max(1.0, r / (1 - r))
 
 
 def _surrogate(A: Operator, runs: list[LanczosRun], integrand: Integrand, value: Tensor, traces: Tensor) -> Tensor:
