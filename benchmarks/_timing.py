@@ -1,7 +1,7 @@
 """Timing that is fair on a noisy machine: interleaved medians, and the machine's own limits beside them.
 
-Every benchmark script here prints one table. The competitors run in turn (ours, scipy, torch, ours, scipy, ...), so that a
-slow second hits all of them, and the median of each is reported. `machine()` says what the hardware can do at most.
+Every benchmark script here prints one table. The competitors run in turn (ours, scipy, torch, ours, scipy, ...), so
+that a slow second hits all of them, and the median of each is reported. `machine()` says what the hardware can do.
 """
 
 from __future__ import annotations

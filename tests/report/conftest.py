@@ -42,5 +42,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def made_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("made") / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
 def checkpoint_report(checkpoint: Path) -> Report:
     return report(checkpoint)

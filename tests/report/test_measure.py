@@ -11,7 +11,6 @@ import scipy.sparse
 import torch
 from safetensors import safe_open
 
-from conftest import make_checkpoint
 from resolvent.report import Report, measure_matrix, report, spectrum_of
 from resolvent.report.spectrum import NotFiniteError
 from resolvent.spectra.power_law import power_law
@@ -64,8 +63,8 @@ def test_every_matrix_of_the_checkpoint_agrees_with_float64_svd(checkpoint: Path
             assert not row.measured.condition_at_least
 
 
-def test_a_made_checkpoint_agrees_too(tmp_path: Path) -> None:
-    path = make_checkpoint(tmp_path / "made.safetensors")
+def test_a_made_checkpoint_agrees_too(made_checkpoint: Path) -> None:
+    path = made_checkpoint
     result = report(path)
     assert len(result.matrices) == 12 and sum(row.status == "skipped" for row in result.rows) == 4
     with safe_open(path, framework="pt") as file:

@@ -111,3 +111,10 @@ def test_a_condition_number_out_of_reach_raises(monkeypatch):
     with pytest.raises(ConvergenceError) as caught:
         cond(A, generator=0)
     assert caught.value.error > 1e-3
+
+
+@pytest.mark.parametrize("p", [2, 1, "fro"])
+def test_scale_does_not_matter(p):
+    a = torch.randint(-4, 5, (6, 6), generator=torch.Generator().manual_seed(0)).double() + 9 * torch.eye(6).double()
+    for scale in (5e-324, 1e300):
+        assert float(cond(a * scale, p)) == pytest.approx(float(cond(a, p)), rel=1e-12)

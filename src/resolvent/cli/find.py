@@ -22,9 +22,7 @@ from resolvent.claims_record import Record, read
 PACKAGE = Path(__file__).resolve().parent.parent
 # How much a word weighs in each place where it can stand.
 _WEIGHTS = {"name": 3.0, "summary": 2.5, "papers": 2.0, "claims": 2.0, "text": 0.6}
-_STOP = frozenset(
-    re.findall(r"\w+", "a an and as at be by for from how i in into is it its of on or the to with what")
-)
+_STOP = frozenset(re.findall(r"\w+", "a an and as at be by for from how i in into is it its of on or the to with what"))
 _ENDINGS = (
     "ations",
     "ation",
@@ -82,14 +80,13 @@ def find_command(
         console.print(line, soft_wrap=True)
 
 
-def find(
-    words: str, *, most: int = 8, package: Path = PACKAGE, records: Sequence[Record] | None = None
-) -> list[Entry]:
+def find(words: str, *, most: int = 8, package: Path = PACKAGE, records: Sequence[Record] | None = None) -> list[Entry]:
     r"""Public names of the library that fit some words, best first.
 
-    The score of a name is :math:`\sum_w \mathrm{idf}(w) \max_p c_p\, 2 t_p(w) / (1 + t_p(w))` over the words w of
-    the question, t_p(w) the times that w stands in the place p (name, summary, papers, claims, text) and c_p the
-    weight of that place; times the share of the question's words found, less for what lies deeper than a room.
+    The score of a name is :math:`\sum_w \mathrm{idf}(w) \max_p c_p\, 2 t_p(w) / (t_p(w) + (1 + l_p) / 2)` over the
+    words w of the question: t_p(w) is how often w stands in the place p (name, summary, papers, claims, text), l_p
+    that place's length over the mean one, c_p its weight. The sum is scaled by the square of the share of the
+    question's words found, and is less for what lies deeper than a room.
 
     Parameters
     ----------
@@ -119,24 +116,30 @@ def find(
     for word in question:
         hits = sum(any(word in counted for counted in entry.words.values()) for entry in entries)
         inverse[word] = math.log(1 + len(entries) / (1 + hits))
+    means = (
+        {place: sum(entry.words[place].total() for entry in entries) / len(entries) or 1.0 for place in _WEIGHTS}
+        if entries
+        else {}
+    )
     scored = []
     for entry in entries:
-        gains = [inverse[word] * _place(entry, word) for word in question]
+        gains = [inverse[word] * _best_place(entry, word, means) for word in question]
         share = sum(gain > 0 for gain in gains) / len(question)
         if share > 0:
             # Example matrices lie one level deeper than the methods and seldom are what is looked for.
             depth = entry.path.count(".") - 2
-            scored.append((sum(gains) * share / (1 + 0.5 * depth), entry))
+            scored.append((sum(gains) * share**2 / (1 + 0.5 * depth), entry))
     scored.sort(key=lambda pair: (-pair[0], pair[1].path))
     return [entry for _, entry in scored[:most]]
 
 
-def _place(entry: Entry, word: str) -> float:
-    """The weight of the best place that a word stands in; many occurrences count little more than one."""
-    return max(
-        _WEIGHTS[place] * 2 * counted[word] / (1 + counted[word]) if word in counted else 0.0
-        for place, counted in entry.words.items()
-    )
+def _best_place(entry: Entry, word: str, means: dict[str, float]) -> float:
+    """The most that a word counts in one place: many occurrences little more than one, and less in a long text."""
+    gains = []
+    for place, weight in _WEIGHTS.items():
+        times, length = entry.words[place][word], entry.words[place].total() / means[place]
+        gains.append(weight * 2 * times / (times + (1 + length) / 2))
+    return max(gains)
 
 
 def stems(text: str) -> list[str]:

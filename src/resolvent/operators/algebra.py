@@ -351,7 +351,7 @@ def product(A: Operator, B: Operator) -> Operator:
     out = Product(*parts)
     half = len(parts) // 2
     mirrored = len(parts) % 2 == 0 and all(
-        left is right.H for left, right in zip(parts[:half], reversed(parts[half:]), strict=True)
+        left.H is right or left is right.H for left, right in zip(parts[:half], reversed(parts[half:]), strict=True)
     )
     return out.declare(positive=True) if mirrored else out
 

@@ -2,7 +2,7 @@
 
 Every kernel reads the matrix once for all columns of the block. The columns of a row are taken in groups of 16, 8, 4,
 2 and 1, each group held in vector registers while the row's entries pass (they stay in the first-level cache between
-groups). LLVM does not vectorise "for each entry, for each column" with the sums in registers by itself, so the innermost
+groups). LLVM does not vectorise "for each entry, for each column" with the sums in registers by itself, so the inner
 loops are written in its language, with vectors as wide as the group; LLVM splits them for the machine at hand.
 
 Blocks are 1-D views with a leading dimension, so that a slice of columns of a larger row-major block needs no copy.

@@ -73,6 +73,7 @@ class Operator:
         self.kind: Kind = kind
         self._parts = parts
         self._mirror: Operator | None = None
+        self._mirror_made = 0
         self._set_facts(hermitian, positive, unitary)
 
     def _set_facts(self, hermitian: bool, positive: bool, unitary: bool) -> None:
@@ -220,8 +221,7 @@ class Operator:
             return product(self, X)
         T, kind = as_tensor(X, "X")
         # A 1-D operand is one vector, for every matrix of a batch.
-        single = T.ndim == 1
-        if single:
+        if single := T.ndim == 1:
             T = T[:, None]
         if T.ndim == 0 or T.shape[-2] != self.shape[-1]:
             given = tuple(X.shape) if hasattr(X, "shape") else np.shape(X)
@@ -231,8 +231,7 @@ class Operator:
 
     def __rmatmul__(self, X: Any) -> Any:
         T, kind = as_tensor(X, "X")
-        single = T.ndim == 1
-        if single:
+        if single := T.ndim == 1:
             T = T[None, :]
         if T.ndim == 0 or T.shape[-1] != self.shape[-2]:
             given = tuple(X.shape) if hasattr(X, "shape") else np.shape(X)
@@ -264,13 +263,22 @@ class Operator:
         """The adjoint."""
         if self.hermitian:
             return self
-        if self._mirror is None:
-            adjoint = self._adjoint()
-            adjoint.kind = self.kind
-            adjoint._set_facts(False, False, self.unitary)
-            # Kept, so that A.H.H is A and a method may ask for A.H in a loop.
-            adjoint._mirror, self._mirror = self, adjoint
-        return self._mirror
+        # The adjoint of a structure may hold copies of its data: a write to the data makes it anew.
+        if self._mirror is not None and self._mirror_made == self._writes():
+            return self._mirror
+        adjoint = self._adjoint()
+        adjoint.kind = self.kind
+        adjoint._set_facts(False, False, self.unitary)
+        # Kept, so that A.H.H is A and a method may ask for A.H in a loop; but a graph is used once, so an adjoint
+        # with gradients is not kept here.
+        adjoint._mirror, adjoint._mirror_made = self, adjoint._writes()
+        if self.requires_grad is not True:
+            self._mirror, self._mirror_made = adjoint, self._writes()
+        return adjoint
+
+    def _writes(self) -> int:
+        """How often the data was written to in place."""
+        return sum(0 if t.is_inference() else t._version for t in self.tensors())
 
     def conj(self) -> Operator:
         """The complex conjugate, entry by entry."""

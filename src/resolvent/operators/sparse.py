@@ -77,10 +77,11 @@ class Sparse(Operator):
     Notes
     -----
     A product with k columns reads the matrix once: ``nnz (b + 4) + m (4 + b k) + n b k`` bytes for b bytes per value,
-    all cores on row chunks of equal work. The adjoint needs no stored transpose: blocks of rows scatter into the result,
-    those at the same time into different columns where the matrix is local, else into private buffers that are added
-    (n k numbers per core and call). A Hermitian matrix is its own adjoint. A block of columns that is not row-major, or has batch dimensions, is copied
-    once. On a GPU torch multiplies, and a transposed pattern (without values) is kept for the adjoint.
+    all cores on row chunks of equal work. The adjoint needs no stored transpose: blocks of rows scatter into the
+    result, those at the same time into different columns where the matrix is local, else into private buffers that
+    are added (n k numbers per core and call). A Hermitian matrix is its own adjoint. A block of columns that is not
+    row-major, or has batch dimensions, is copied once. On a GPU torch multiplies, and a transposed pattern (without
+    values) is kept for the adjoint.
     Gradients flow to the values and to X, to every order; those of the values are sampled at the stored entries,
     ``sum_k G[i, k] conj(X[j, k])``.
 

@@ -22,7 +22,7 @@ from resolvent.operators.elementary import Dense, Diagonal
 from resolvent.operators.gradient import bilinear, first_order, records
 from resolvent.random import GeneratorLike
 from resolvent.spectra.entrywise import column_norms, entry_norm
-from resolvent.spectra.schatten import formable, gram, spectral_norm, spectrum
+from resolvent.spectra.schatten import formable, gram, spectral_norm, spectrum, unit_scaled
 
 _ORDERS = (2, -2, 1, -1, math.inf, -math.inf, "fro", "nuc")
 
@@ -77,7 +77,7 @@ def cond(
     """
     if isinstance(p, bool) or p not in _ORDERS:
         raise ValueError(f"p must be one of {', '.join(map(repr, _ORDERS))}, got {p!r}")
-    op = as_operator(A)
+    op = unit_scaled(as_operator(A))
     m, n = op.shape[-2:]
     if m == 0 or n == 0:
         raise ValueError(f"A must have rows and columns, got shape {tuple(op.shape)}")

@@ -139,14 +139,28 @@ def _permuted(x: np.ndarray, perm: np.ndarray) -> np.ndarray:
     return out
 
 
-def sparse_count(matrix: Any, shift: float) -> int | None:
-    """Eigenvalues of a Hermitian CSC matrix below `shift` by the signs of its pivots, or None where they are
-    not safe."""
-    lu = factor((matrix - shift * sp.identity(matrix.shape[0], dtype=matrix.dtype, format="csc")).tocsc())
-    if lu is None:
+def sparse_count(matrix: Any, shift: float, size: float) -> int | None:
+    """Eigenvalues of a Hermitian CSC matrix of norm `size` below `shift` by the signs of its pivots; None if unsafe.
+
+    Pivots that are not exchanged may be tiny and make the factors those of a matrix nearby. So where the factors do not
+    give the matrix back to rounding, shifts on both sides are tried, further off than their factors are wrong: if they
+    agree, no eigenvalue is between them.
+    """
+    found = _negative_pivots(matrix, shift, 1e-14 * size)
+    if found is not None:
+        return found
+    for distance in (1e-11, 1e-9, 1e-7):
+        step = distance * size
+        left, right = (_negative_pivots(matrix, shift + s, 0.1 * step) for s in (-step, step))
+        if left is not None and left == right:
+            return left
+    return None
+
+
+def _negative_pivots(matrix: Any, shift: float, tolerance: float) -> int | None:
+    moved = (matrix - shift * sp.identity(matrix.shape[0], dtype=matrix.dtype, format="csc")).tocsc()
+    found = factor(moved)
+    if found is None or found[1] > tolerance:
         return None
-    pivots = lu.U.diagonal().real
+    pivots = found[0].U.diagonal().real
     return None if bool((pivots == 0).any()) else int((pivots < 0).sum())
-
-
-__all__ = ["FILL", "factor", "scipy_matrix", "sparse_count", "sturm_count"]

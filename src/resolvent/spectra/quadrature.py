@@ -270,8 +270,8 @@ def trace_of_function(
 def _rest(last: Tensor, middle: Tensor, first: Tensor) -> float:
     """What a sequence still has to go, from its values at k, 2k/3 and 4k/9 steps.
 
-    If the error falls by a factor r each time the steps grow by half, the last change times ``r / (1 - r)`` is left: this
-    sees slow (algebraic, logarithmic) convergence, which the change alone takes for an end.
+    If the error falls by a factor r each time the steps grow by half, the last change times ``r / (1 - r)`` is left:
+    this sees slow (algebraic, logarithmic) convergence, which the change alone takes for an end.
     """
     new, old = float((last - middle).abs()), float((middle - first).abs())
     r = min(new / old, 0.95) if old > 0 else 0.0

@@ -20,7 +20,7 @@ from resolvent.operators.arrays import give_back
 from resolvent.random import GeneratorLike
 from resolvent.spectra.entrywise import entry_norm, vector_norm
 from resolvent.spectra.quadrature import Integrand, trace_of_function
-from resolvent.spectra.schatten import formable, gram, spectral_norm, spectrum
+from resolvent.spectra.schatten import formable, gram, spectral_norm, spectrum, unit_scaled
 
 
 def effective_rank(
@@ -72,7 +72,7 @@ def effective_rank(
     """
     if not power > 0:
         raise ValueError(f"power must be positive, got {power!r}")
-    op = as_operator(A)
+    op = unit_scaled(as_operator(A))
     if formable(op) or op.batch_shape:
         value, info = _entropic(spectrum(op), power), Info("dense")
     else:
@@ -116,7 +116,7 @@ def stable_rank(
     >>> stable_rank(torch.diag(torch.tensor([2.0, 1.0])))
     tensor(1.2500)
     """
-    op = as_operator(A)
+    op = unit_scaled(as_operator(A))
     if 0 in op.shape[-2:]:
         return _finish(_zeros(op), Info("empty"), op, return_info)
     sigma, info = spectral_norm(op, rtol, generator)
@@ -199,7 +199,7 @@ def participation_ratio(
     >>> round(float(participation_ratio(torch.diag(torch.tensor([1.0, 1.0, 0.0])))), 6)
     2.0
     """
-    op = as_operator(A)
+    op = unit_scaled(as_operator(A))
     if 0 in op.shape[-2:]:
         return _finish(_zeros(op), Info("empty"), op, return_info)
     if formable(op) or op.batch_shape:

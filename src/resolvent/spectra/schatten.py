@@ -187,6 +187,25 @@ def _iterated_norm(A: Operator, rtol: float | None, generator: GeneratorLike) ->
     return sigma, info
 
 
+def unit_scaled(A: Operator) -> Operator:
+    """A stored matrix near the ends of its dtype's range, divided by its largest entry; for what no scale changes.
+
+    A spectrum scaled back to subnormal numbers would have few digits left.
+    """
+    if not isinstance(A, Dense) or not A.data.numel():
+        return A
+    with torch.no_grad():
+        top = A.data.abs().amax(dim=(-2, -1), keepdim=True)
+        limits = torch.finfo(top.dtype)
+        inside = (top == 0) | ((top > limits.tiny / limits.eps) & (top < limits.max * limits.eps))
+        if bool(inside.all()):
+            return A
+        top = torch.where(top > 0, top, torch.ones_like(top))
+    scaled = Dense(A.data / top)
+    scaled.kind = A.kind
+    return scaled.declare(hermitian=A.hermitian)
+
+
 def smallest_singular(A: Operator) -> Tensor:
     """The smallest of the min(m, n) singular values, (*batch,); from all of them."""
     return spectrum(A)[..., -1]
