@@ -60,12 +60,20 @@ def test_no_file_is_longer_than_400_lines():
     assert long == {}
 
 
+def lines_of_code(function: ast.FunctionDef) -> int:
+    """How long a function is without its docstring, which says as much as it needs to."""
+    first = function.body[0]
+    documented = ast.get_docstring(function) is not None
+    docstring = (first.end_lineno or 0) - first.lineno + 1 if documented else 0
+    return (function.end_lineno or 0) - function.lineno + 1 - docstring
+
+
 def test_no_function_is_longer_than_80_lines():
     long = [
         f"{path.relative_to(PACKAGE)}:{node.name}"
         for path in FILES
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= 80
+        if isinstance(node, ast.FunctionDef) and lines_of_code(node) > 80
     ]
     assert long == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ SCRIPTS = [path for path in sorted((ROOT / "examples").glob("*.py")) if path.ste
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_example_scripts_run(script, capsys):
+def test_example_scripts_run(script, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(script)])
     runpy.run_path(str(script), run_name="__main__")
     printed = capsys.readouterr().out
     assert len(printed.splitlines()) >= 3

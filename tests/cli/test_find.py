@@ -85,12 +85,12 @@ def test_stems_join_forms_of_a_word():
 @pytest.mark.parametrize(
     ("words", "path"),
     [
-        ("heavy tail exponent", "resolvent.spectra.power_law"),
+        ("power law fit of the tail", "resolvent.spectra.power_law"),
         ("log determinant", "resolvent.spectra.logdet"),
         ("largest singular values of a sparse matrix", "resolvent.spectra.svds"),
         ("Hessian of a loss", "resolvent.operators.hessian"),
         ("diversity of samples", "resolvent.spectra.vendi_score"),
-        ("edges of random matrix spectrum", "resolvent.spectra.marchenko_pastur"),
+        ("edge of noise singular values", "resolvent.spectra.marchenko_pastur"),
     ],
 )
 def test_the_library_is_found_by_what_it_does(words, path):

@@ -71,12 +71,14 @@ def test_sparse_inertia():
 
 
 def test_sparse_factors_refuse_what_is_not_safe():
-    # A zero diagonal needs pivots off it.
-    swap = sp.csc_array(np.array([[0.0, 1.0], [1.0, 0.0]]))
-    assert factor(sp.csc_matrix(swap)) is None or sparse_count(sp.csc_matrix(swap), 0.0) == 1
-    tiny = sp.csc_matrix(np.array([[1e-18, 1.0], [1.0, 0.0]]))
-    found = sparse_count(tiny, 0.0)
-    assert found is None or found == 1
+    # A zero diagonal needs pivots off it; a tiny one makes factors of another matrix.
+    swap = sp.csc_matrix(np.array([[0.0, 1.0], [1.0, 0.0]]))
+    assert sparse_count(swap, 0.0, 1.0) in (None, 1)
+    tiny = sp.csc_matrix(np.array([[1e-18, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.5]]))
+    assert sparse_count(tiny, 0.0, 2.0) in (None, int((np.linalg.eigvalsh(tiny.toarray()) < 0).sum()))
+    # Far too much fill: a dense matrix in disguise.
+    full = sp.random(9000, 9000, 1e-3, rng=0)
+    assert factor(sp.csc_matrix(full + full.T + sp.eye(9000))) is None
     assert scipy_matrix(as_operator(torch.eye(3))) is None
 
 

@@ -27,7 +27,9 @@ def test_exact_density():
     w = torch.tensor([0.0, 0.0, 1.0, 3.0], dtype=torch.float64)
     law = density(torch.diag(w))
     assert law.method == "exact" and law.support == (0.0, 3.0)
-    torch.testing.assert_close(law.cdf(torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.9, 3.0])), torch.tensor([0, 0.5, 0.5, 0.75, 0.75, 1]))
+    torch.testing.assert_close(
+        law.cdf(torch.tensor([-1.0, 0.0, 0.5, 1.0, 2.9, 3.0])), torch.tensor([0, 0.5, 0.5, 0.75, 0.75, 1])
+    )
     low, high = law.cdf_band(torch.tensor(0.5))
     assert float(low) == float(high) == 0.5
     torch.testing.assert_close(law.moments(3), torch.stack([(w**j).mean() for j in range(4)]))

@@ -77,8 +77,10 @@ def test_weights_equal_repetition():
 def test_mean_similarity_cannot_tell_what_the_score_tells():
     a = torch.arange(200) % 5
     b = (torch.arange(200) // 5) % 5
+
     def match(x):
         return (x[:, None] == x).double()
+
     together, apart = (match(a) + match(a)) / 2, (match(a) + match(b)) / 2
     assert float(internal_diversity(together)) == pytest.approx(float(internal_diversity(apart)), abs=1e-12)
     assert float(vendi_score(together)) == pytest.approx(5, abs=1e-8)

@@ -75,7 +75,7 @@ def test_grid_laplacian_with_its_double_eigenvalues(which, dtype):
 
 
 @pytest.mark.parametrize("copies", [2, 3, 6])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_copies_of_a_multiple_eigenvalue_are_found(copies, seed):
     d = torch.cat([torch.linspace(0, 1, 1500, dtype=DOUBLE), torch.full((copies,), 1.5, dtype=DOUBLE)])
     w, _ = eigsh(Diagonal(d), 8, which="LA", generator=seed)
@@ -229,7 +229,9 @@ def test_gradient_of_structured_operators():
 
     assert torch.autograd.gradcheck(low_rank, (U, s), rtol=1e-4, atol=1e-6, fast_mode=True)
     matrix = sp.random(60, 60, density=0.1, random_state=0, data_rvs=np.ones)
-    pattern = Sparse((matrix + matrix.T + sp.diags(np.arange(60.0))).tocsr())
+    matrix = (matrix + matrix.T + sp.diags(np.arange(60.0))).tocsr()
+    arrays = [torch.from_numpy(a) for a in (matrix.indptr, matrix.indices, matrix.data)]
+    pattern = Sparse(torch.sparse_csr_tensor(*arrays, size=(60, 60)))
     values = pattern.values.clone().requires_grad_()
 
     def sparse(values: torch.Tensor) -> torch.Tensor:
@@ -257,7 +259,7 @@ def test_second_derivative_is_refused():
     A = _hermitian(5).requires_grad_()
     w, _ = eigsh(A, 1)
     (first,) = torch.autograd.grad(w.sum(), A, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="first-order"):
         torch.autograd.grad(first.sum(), A)
 
 

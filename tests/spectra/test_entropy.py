@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_uniform_and_pure(alpha):
 def test_orders_fall_and_meet():
     M = positive(torch.linspace(0.1, 5, 30).double())
     values = [float(entropy(M, a)) for a in (0, 0.5, 0.999999, 1, 1.000001, 2, 10, 1e4, math.inf)]
-    assert all(a >= b - 1e-12 for a, b in zip(values, values[1:], strict=False))
+    assert all(a >= b - 1e-12 for a, b in itertools.pairwise(values))
     assert values[2] == pytest.approx(values[3], abs=1e-5) and values[7] == pytest.approx(values[8], rel=1e-3)
 
 
@@ -130,8 +131,12 @@ def test_numpy_and_batches():
 
 
 def test_bad_input():
-    for bad, word in ((torch.ones(2, 3), "square"), (torch.diag(torch.tensor([1.0, -1.0])), "semidefinite"),
-                      (torch.zeros(3, 3), "zero"), (torch.tensor([[1.0, 1.0], [0.0, 1.0]]), "Hermitian")):
+    for bad, word in (
+        (torch.ones(2, 3), "square"),
+        (torch.diag(torch.tensor([1.0, -1.0])), "semidefinite"),
+        (torch.zeros(3, 3), "zero"),
+        (torch.tensor([[1.0, 1.0], [0.0, 1.0]]), "Hermitian"),
+    ):
         with pytest.raises(ValueError, match=word):
             entropy(bad)
     with pytest.raises(ValueError, match="alpha"):

@@ -133,9 +133,11 @@ def test_ill_conditioned_quadrature_is_honest():
     d = torch.logspace(-6, 0, 1600, dtype=torch.float64)
     u = gaussian((1600, 1), generator=0)
     u = u / u.norm()
+
     def product(X):
         Y = X - 2 * u @ (u.mT @ X)
         return (lambda Z: Z - 2 * u @ (u.mT @ Z))(d[:, None] * Y)
+
     A = MatrixFree((1600, 1600), product, dtype=torch.float64, positive=True)
     try:
         value = float(logdet(A, rtol=0.02, generator=0))
@@ -149,8 +151,10 @@ def test_ill_conditioned_quadrature_is_honest():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_gradients(dtype):
     X = gaussian((4, 4), dtype, generator=0).requires_grad_()
+
     def sym(X):
         return X @ X.mH + torch.eye(4, dtype=dtype)
+
     assert gradcheck(lambda X: logdet(sym(X)), X)
     d = torch.linspace(1, 2, 4, dtype=torch.float64).to(dtype).requires_grad_()
     if dtype == torch.float64:

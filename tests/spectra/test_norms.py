@@ -273,3 +273,23 @@ def test_schatten_norms_of_a_large_operator_are_intervals(monkeypatch):
     assert float(caught.value.best) == pytest.approx(float(torch.linalg.matrix_norm(a, "nuc")), rel=1e-2)
     with pytest.raises(ValueError, match="singular values"):
         norm(A, -2)
+
+
+def test_large_ky_fan_is_partial():
+    a = random(1100, 1050).requires_grad_()
+    value, info = norm(a, ("ky-fan", 3), return_info=True)
+    s = torch.linalg.svdvals(a)
+    torch.testing.assert_close(value, s[:3].sum(), rtol=1e-9, atol=0)
+    assert info.matvecs > 0
+    torch.testing.assert_close(torch.autograd.grad(value, a)[0], torch.autograd.grad(s[:3].sum(), a)[0], rtol=0, atol=1e-6)
+
+
+def test_what_does_not_converge_raises_with_the_value_of_the_whole():
+    a = random(300, 300)
+    A = -3 * Kronecker(Dense(a), torch.diag(torch.tensor([1.0, 2.0], dtype=torch.float64)))
+    with pytest.raises(ConvergenceError) as caught:
+        norm(A, rtol=1e-30, generator=0)
+    assert float(caught.value.best) == pytest.approx(6 * float(torch.linalg.matrix_norm(a, 2)), rel=1e-9)
+    with pytest.raises(ConvergenceError) as caught:
+        norm(a.numpy(), rtol=1e-30, generator=0)
+    assert isinstance(caught.value.best, float)

@@ -61,8 +61,8 @@ def test_graded_values_are_not_squared_away():
 def test_multiple_values_and_rank_deficiency():
     d = torch.cat([torch.full((4,), 2.0, dtype=DOUBLE), torch.linspace(0, 1, 1400, dtype=DOUBLE)])
     torch.testing.assert_close(svds(Diagonal(d), 5, generator=0)[1], d.sort(descending=True).values[:5])
-    L = LowRank(_gaussian(1500, 3), torch.ones(3, dtype=DOUBLE), _gaussian(1300, 3, seed=1))
-    U, s, Vh = svds(L, 6, generator=0)
+    L = LowRank(_gaussian(300, 3), torch.ones(3, dtype=DOUBLE), _gaussian(200, 3, seed=1))
+    U, s, Vh = svds(L, 6, method="lanczos", generator=0)
     _check(L.to_dense(), U, s, Vh, 1e-11)
     assert s[3:].max() < 1e-10 * s[0]
     assert float(svds(Zero(1500, 1400, dtype=DOUBLE), 2, generator=0)[1].max()) == 0

@@ -20,7 +20,7 @@ from resolvent.operators import (
 )
 from resolvent.random import gaussian
 from resolvent.spectra import trace
-from resolvent.spectra.sampling import HutchPP, Hutchinson, XNysTrace, XTrace
+from resolvent.spectra.sampling import Hutchinson, HutchPP, XNysTrace, XTrace
 
 
 def spectrum(kind, n):
@@ -116,8 +116,10 @@ def test_low_rank_is_exact_for_the_leave_one_out_methods(dtype):
 
 def test_xtrace_beats_hutchinson_where_the_spectrum_decays():
     M = positive("poly", 600)
-    spent = {m: trace(free(M), method=m, rtol=0.02, generator=0, return_info=True, max_matvecs=10**6)[1].matvecs
-             for m in ("hutchinson", "xtrace")}
+    spent = {
+        m: trace(free(M), method=m, rtol=0.02, generator=0, return_info=True, max_matvecs=10**6)[1].matvecs
+        for m in ("hutchinson", "xtrace")
+    }
     assert spent["xtrace"] * 10 < spent["hutchinson"]
     assert trace(free(M), rtol=0.02, generator=0, return_info=True)[1].method == "xtrace"
 

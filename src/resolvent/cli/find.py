@@ -105,7 +105,7 @@ def find(words: str, *, most: int = 8, package: Path = PACKAGE, records: Sequenc
 
     Examples
     --------
-    >>> find("heavy tail exponent")[0].path
+    >>> find("fit a power law to the tail")[0].path
     'resolvent.spectra.power_law'
     """
     question = list(dict.fromkeys(stems(words)))

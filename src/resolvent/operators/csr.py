@@ -201,35 +201,6 @@ def _scatter_row(values, indices, s, e, x, at, k, y, lead, shift):  # type: igno
         _scatter1(values, indices, s, e, x, at + c, y, lead, c, shift)
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
-def rows_times_one(first, last, indptr, indices, values, x, y):  # type: ignore[no-untyped-def]
-    """Rows first to last of y = A x for one contiguous vector."""
-    # Short rows rule: groups of four by hand, since the vector loop that LLVM would make costs more to enter.
-    j = np.intp(indptr[first])
-    for i in range(first, last):
-        e = np.intp(indptr[i + 1])
-        total = values.dtype.type(0)
-        while j + 4 <= e:
-            a = values[j] * x[indices[j]] + values[j + 1] * x[indices[j + 1]]
-            b = values[j + 2] * x[indices[j + 2]] + values[j + 3] * x[indices[j + 3]]
-            total += a + b
-            j += 4
-        if j + 2 <= e:
-            total += values[j] * x[indices[j]] + values[j + 1] * x[indices[j + 1]]
-            j += 2
-        if j < e:
-            total += values[j] * x[indices[j]]
-            j += 1
-        y[i] = total
-
-
-@njit(cache=True, nogil=True, parallel=True)
-def times_one(bounds, indptr, indices, values, x, y):  # type: ignore[no-untyped-def]
-    """`rows_times_one`, chunk t the rows bounds[t] to bounds[t + 1]."""
-    for t in prange(bounds.size - 1):
-        rows_times_one(bounds[t], bounds[t + 1], indptr, indices, values, x, y)
-
-
 @njit(cache=True, nogil=True)
 def rows_times(first, last, indptr, indices, values, x, lead, k, y):  # type: ignore[no-untyped-def]
     """Rows first to last of y = A x for a row-major block of k columns, row i of x at i * lead, of y at i * k."""

@@ -119,11 +119,11 @@ class Pattern:
         v, (x, lead) = values.detach().resolve_conj().numpy(), _flat(X)
         # NumPy asks the system for huge pages for large arrays, torch does not: fewer faults at the first touch.
         y = np.empty((m, k), v.dtype)
-        rest = (*self._arrays, v, x) if k == 1 else (*self._arrays, v, x, lead, k)
+        rest = (*self._arrays, v, x, lead, k, y.reshape(-1))
         if (threads := self._threads(k)) == 1:
-            (csr.rows_times_one if k == 1 else csr.rows_times)(0, m, *rest, y.reshape(-1))
+            csr.rows_times(0, m, *rest)
         else:
-            (csr.times_one if k == 1 else csr.times)(self._bounds(threads), *rest, y.reshape(-1))
+            csr.times(self._bounds(threads), *rest)
         return torch.from_numpy(y)
 
     def _scattered(self, values: Tensor, X: Tensor, through: bool) -> Tensor:
@@ -247,7 +247,7 @@ def _flat(X: Tensor) -> tuple[np.ndarray, int]:
     X = X.detach().resolve_conj().resolve_neg()
     n, k = X.shape
     lead = X.stride(0)
-    if (k > 1 and (X.stride(1) != 1 or lead < k)) or (k == 1 and lead != 1) or n == 1:
+    if (k > 1 and X.stride(1) != 1) or lead < k or n == 1:
         X, lead = X.contiguous(), k
     return X.as_strided(((n - 1) * lead + k if n else 0,), (1,)).numpy(), lead
 

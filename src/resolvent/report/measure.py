@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -130,8 +130,7 @@ def from_spectrum(spectrum: Spectrum, *, quick: bool = False) -> Measurement:
     if top == 0:
         reason = "every entry is zero"
         names = "stable_rank entropy effective_rank participation_ratio condition marchenko_pastur alpha"
-        missing = dict.fromkeys(names.split(), reason)
-        return Measurement(0.0, 0.0, 0.0, missing=missing, method=spectrum.method)
+        return Measurement(0.0, 0.0, 0.0, missing=dict.fromkeys(names.split(), reason), method=spectrum.method)
     missing: dict[str, str] = {}
     # relative to the largest value: its square may be beyond the range of doubles
     r = s / top
@@ -166,7 +165,7 @@ def _ldexp(x: float, exponent: int) -> float:
     return math.ldexp(x, exponent) if exponent + math.frexp(x)[1] <= 1024 else math.inf
 
 
-def _against_noise(spectrum: Spectrum, missing: dict[str, str]) -> dict[str, float | int]:
+def _against_noise(spectrum: Spectrum, missing: dict[str, str]) -> dict[str, Any]:
     """Distance from the Marchenko-Pastur law and the values beyond its edge."""
     from resolvent.spectra.random_matrix import marchenko_pastur
 
@@ -181,7 +180,7 @@ def _against_noise(spectrum: Spectrum, missing: dict[str, str]) -> dict[str, flo
     return {"marchenko_pastur": fit.distance, "spikes": fit.spikes}
 
 
-def _tail(spectrum: Spectrum, quick: bool, missing: dict[str, str]) -> dict[str, object]:
+def _tail(spectrum: Spectrum, quick: bool, missing: dict[str, str]) -> dict[str, Any]:
     """The power law of the largest squared singular values."""
     from resolvent.spectra.power_law import power_law
 

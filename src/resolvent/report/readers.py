@@ -5,6 +5,7 @@ No reader unpickles, and none believes a header: every size is compared with the
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     import scipy.sparse
 
-    Loaded = Tensor | scipy.sparse.csr_array
+    Loaded: TypeAlias = Tensor | scipy.sparse.csr_array
 
 SUFFIXES = (".safetensors", ".npy", ".npz", ".mtx")
 
@@ -315,16 +316,16 @@ def _load_member(
         if member.compress_type == zipfile.ZIP_STORED:
             begin = _data_offset(path, member)
             raw = np.memmap(path, dtype=np.uint8, mode="c", offset=begin, shape=(member.file_size,))
-            if zlib.crc32(raw) != member.CRC:
+            if zlib.crc32(memoryview(cast(bytes, raw))) != member.CRC:
                 raise ValueError("its checksum is wrong")
             return _mapped(path, begin + start, shape, fortran, dtype)
         check_memory(member.file_size, "it")
         flat = np.empty(math.prod(shape), dtype=dtype)
         with archive.open(member) as file:
             file.read(start)
-            view, filled = memoryview(flat.view(np.uint8)), 0
+            view, filled = memoryview(cast(bytes, flat.view(np.uint8))), 0
             while filled < len(view):
-                got = file.readinto(view[filled : filled + (1 << 24)])
+                got = cast(io.BufferedIOBase, file).readinto(view[filled : filled + (1 << 24)])
                 if not got:
                     raise ValueError("it ends early")
                 filled += got

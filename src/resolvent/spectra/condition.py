@@ -170,9 +170,9 @@ def _iterated(A: Operator, rtol: float, generator: GeneratorLike) -> tuple[Tenso
         # the norm of A v has half the exponent of the eigenvalue, and is never below sigma_min
         low = torch.linalg.vector_norm(wide._matmul(v)).to(torch.float64)
         noise = residual + torch.finfo(A.dtype).eps * high
-        error = float(noise / (2 * low**2)) if float(low) > 0 else math.inf
+        error = float(noise / (2 * low**2)) + top.error if float(low) > 0 else math.inf
         value = (high.sqrt() / low) if float(low) > 0 else torch.full_like(high, math.inf)
-    info = Info("lanczos at both ends", top.matvecs, top.iterations, error, error <= rtol)
+    info = Info("lanczos at both ends", top.matvecs, top.iterations, error, error <= rtol and top.converged)
     if not info.converged:
         raise ConvergenceError(
             f"cond: the smallest singular value is known to a relative error of {error:.2g} only, asked for {rtol:.2g}",

@@ -100,7 +100,8 @@ def _exact(A: Operator, a: float, b: float, force: bool) -> int | None:
             return int(((values >= a - tolerance) & (values < b - tolerance)).sum())
     matrix = None if isinstance(A, Tridiagonal) else scipy_matrix(A)
     if isinstance(A, Tridiagonal) or matrix is not None:
-        tolerance = _rounding(A, spectrum_scale(A))
+        size = spectrum_scale(A)
+        tolerance = _rounding(A, size)
         below = []
         for end in (a, b):
             if math.isinf(end):
@@ -108,7 +109,7 @@ def _exact(A: Operator, a: float, b: float, force: bool) -> int | None:
             elif isinstance(A, Tridiagonal):
                 below.append(sturm_count(A, end - tolerance))
             else:
-                below.append(sparse_count(matrix, end - tolerance))
+                below.append(sparse_count(matrix, end - tolerance, size))
         if None not in below:
             return below[1] - below[0]
     if force:

@@ -28,7 +28,7 @@ from resolvent.random import GeneratorLike, as_generator
 from resolvent.spectra.eigen_gradient import differentiable_pairs, projected_solve
 from resolvent.spectra.extremal import Pairs, Problem, extremal_pairs, order
 from resolvent.spectra.golub_kahan import safe_scale
-from resolvent.spectra.inverse import shifted_inverse
+from resolvent.spectra.inverse import nudge, shifted_inverse
 
 Which = Literal["LM", "LA", "SA", "SM", "BE"]
 DENSE_LIMIT = 1024
@@ -209,8 +209,12 @@ def _shifted(A: Operator, problem: Problem, sigma: float, scale: float) -> Pairs
     """Pairs nearest to sigma from those of (A - sigma)^-1, with residuals of A itself, all times `scale`."""
     size = extremal_pairs(replace(problem, k=1, which="LM", rtol=0.1, filtered=False, start=None))
     norm = float(size.values.abs().max())
-    inverse = shifted_inverse(A, sigma, norm / scale)
-    found = extremal_pairs(replace(problem, multiply=inverse, filtered=False, rtol=problem.rtol * 1e-2))
+    inner = replace(problem, filtered=False, rtol=max(problem.rtol * 1e-2, 4 * torch.finfo(problem.dtype).eps))
+    found = extremal_pairs(replace(inner, multiply=shifted_inverse(A, sigma, norm / scale)))
+    step = nudge(A, norm / scale)
+    if float(found.values.abs().max()) * step > 2:
+        # The shift is an eigenvalue but for rounding: the inverse has one huge value that hides the others.
+        found = extremal_pairs(replace(inner, multiply=shifted_inverse(A, sigma + step, norm / scale)))
     V = found.vectors.contiguous()
     AV = problem.multiply(V)
     w = (V.conj() * AV).sum(0).real.to(torch.float64)

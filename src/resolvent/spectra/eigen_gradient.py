@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from resolvent.errors import ConvergenceError
 
@@ -27,22 +26,37 @@ class _Pairs(torch.autograd.Function):
     def forward(
         ctx: Any, AV: Tensor, w: Tensor, V: Tensor, known: Tensor, basis: Tensor, rest: Rest | None
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(w, V, known, basis)
+        ctx.save_for_backward(AV, w, V, known, basis)
         ctx.rest = rest
         ctx.set_materialize_grads(False)
         return w.clone(), V.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_w: Tensor | None, grad_V: Tensor | None) -> tuple[Tensor | None, ...]:
-        w, V, known, basis = ctx.saved_tensors
+        AV, w, V, known, basis = ctx.saved_tensors
         grad = None
-        if grad_w is not None:
-            grad = V * grad_w.to(V.dtype).unsqueeze(-2)
-        if grad_V is not None and bool((grad_V != 0).any()):
-            part = _resolvent(grad_V, w, known, basis, ctx.rest)
-            grad = part if grad is None else grad + part
+        with torch.no_grad():
+            if grad_w is not None:
+                grad = V * grad_w.to(V.dtype).unsqueeze(-2)
+            if grad_V is not None and bool((grad_V != 0).any()):
+                part = _resolvent(grad_V, w, known, basis, ctx.rest)
+                grad = part if grad is None else grad + part
+        # `once_differentiable` lets a second derivative through, as zero, where the loss is linear in w.
+        if grad is not None and torch.is_grad_enabled():
+            grad = _Last.apply(grad, AV)
         return grad, None, None, None, None, None
+
+
+class _Last(torch.autograd.Function):
+    """The identity on a gradient that depends on AV in a way that is not known here."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, AV: Tensor) -> Tensor:
+        return grad.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
+        raise RuntimeError("eigenpairs have first-order gradients only: a second derivative needs torch.linalg.eigh")
 
 
 def _resolvent(G: Tensor, w: Tensor, known: Tensor, basis: Tensor, rest: Rest | None) -> Tensor:

@@ -35,7 +35,7 @@ def largest_singular(
     Returns
     -------
     sigma : 0-d real tensor
-    u, v : (m,), (n,) unit vectors
+    u, v : (m,), (n,) unit vectors, with an error of about sqrt(rtol): that of sigma is of second order in theirs
     info : matvecs counts products with A and with A^H
 
     Raises

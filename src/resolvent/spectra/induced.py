@@ -19,7 +19,7 @@ from resolvent.operators.elementary import Dense, Diagonal, Identity
 from resolvent.operators.gradient import bilinear, first_order, records
 from resolvent.operators.operator import Operator
 from resolvent.random import GeneratorLike, as_generator, gaussian
-from resolvent.spectra.entrywise import column_norms, vector_norm
+from resolvent.spectra.entrywise import column_norms, entry_norm, vector_norm
 from resolvent.spectra.schatten import spectral_norm
 
 # sides up to which all sign vectors are tried
@@ -200,8 +200,7 @@ def _upper_bounds(
         yield from _schur_test(A._dense().abs(), p, q)
     yield column_norms(A, q).amax(-1) * n ** (1 - 1 / p)
     yield column_norms(A.H, dual(p)).amax(-1) * m ** (1 / q)
-    # a computed sigma is a lower bound up to its tolerance
-    sigma = spectral_norm(A, None, generator)[0] * (1 + 1e-5)
+    sigma = _spectral_bound(A, generator)
     a, b = 1 / p, 1 / q
     yield sigma * m ** max(0.0, b - 0.5) * n ** max(0.0, 0.5 - a)
     yield from _riesz_thorin(A, a, b, sigma)
@@ -284,8 +283,15 @@ def _grothendieck(A: Operator, generator: torch.Generator) -> tuple[Tensor, Tens
     weighted = Diagonal(u.rsqrt().to(A.dtype)) @ A.detach() @ Diagonal(v.rsqrt().to(A.dtype))
     if max(m, n) <= 2048:
         weighted = Dense(weighted._dense())
-    sigma = spectral_norm(weighted, None, generator)[0] * (1 + 1e-8 if max(m, n) <= 256 else 1 + 1e-5)
-    return (u.sum() * v.sum()).sqrt() * sigma, _dual_vector(rounded, 1)
+    return (u.sum() * v.sum()).sqrt() * _spectral_bound(weighted, generator), _dual_vector(rounded, 1)
+
+
+def _spectral_bound(A: Operator, generator: torch.Generator) -> Tensor:
+    """An upper bound of the 2-norm: a computed one is a lower bound up to its error."""
+    sigma, info = spectral_norm(A, None, generator)
+    if not info.converged:
+        return entry_norm(A, 2.0)
+    return sigma * (1 + 2 * info.error + 1e3 * torch.finfo(A.dtype).eps)
 
 
 def _unit_rows(X: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,21 +12,20 @@ from torch import Tensor
 from resolvent.operators import Operator
 from resolvent.spectra.inertia import scipy_matrix
 
-Multiply = Callable[[Tensor], Tensor]
 _DENSE = 4096
 
 
-def shifted_inverse(A: Operator, sigma: complex, norm: float) -> Multiply:
-    """X -> (A - sigma)^-1 X.
+def shifted_inverse(A: Operator, sigma: complex, norm: float) -> Inverse:
+    """(A - sigma)^-1 as a function of a block (n, b).
 
-    A shift that is an eigenvalue is moved by a few units of rounding of `norm`, an estimate of the norm of A.
+    A shift that makes A - sigma singular is moved by `nudge(A, norm)`, norm an estimate of the norm of A.
 
     Raises
     ------
     ValueError : A is neither sparse nor small, so that there is nothing to factorise
     """
     n = A.shape[-1]
-    step = 64 * torch.finfo(A.dtype).eps * (norm or 1.0)
+    step = nudge(A, norm)
     matrix = scipy_matrix(A) if A.device.type == "cpu" else None
     for shift in (sigma, sigma + step, sigma - 2 * step):
         if matrix is not None:
@@ -43,11 +43,29 @@ def shifted_inverse(A: Operator, sigma: complex, norm: float) -> Multiply:
     raise ValueError(f"A - sigma is singular for sigma = {sigma} and beside it")
 
 
-def _sparse(matrix: object, shift: complex) -> Multiply | None:
+def nudge(A: Operator, norm: float) -> float:
+    """How far a shift moves away from an eigenvalue: the inverse then still has room for the eigenvalues beside it."""
+    return 0.1 * torch.finfo(A.dtype).eps ** 0.5 * (norm or 1.0)
+
+
+class Inverse:
+    """X -> (A - sigma)^-1 X by calling it, and its adjoint."""
+
+    def __init__(self, solve: Callable[[Tensor, bool], Tensor]) -> None:
+        self._solve = solve
+
+    def __call__(self, X: Tensor) -> Tensor:
+        return self._solve(X, False)
+
+    def adjoint(self, X: Tensor) -> Tensor:
+        return self._solve(X, True)
+
+
+def _sparse(matrix: Any, shift: complex) -> Inverse | None:
     import scipy.sparse as sp
     from scipy.sparse.linalg import splu
 
-    shifted = (matrix - shift * sp.identity(matrix.shape[0], dtype=matrix.dtype)).tocsc()  # type: ignore[attr-defined]
+    shifted = (matrix - shift * sp.identity(matrix.shape[0], dtype=matrix.dtype)).tocsc()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -55,26 +73,30 @@ def _sparse(matrix: object, shift: complex) -> Multiply | None:
         except RuntimeError:
             return None
 
-    def solve(X: Tensor) -> Tensor:
-        Y = factors.solve(X.detach().numpy().astype(shifted.dtype, copy=False))
-        return torch.from_numpy(Y).to(X.dtype if not Y.dtype.kind == "c" else torch.from_numpy(Y).dtype)
+    def solve(X: Tensor, adjoint: bool) -> Tensor:
+        right = X.detach().resolve_conj().numpy().astype(shifted.dtype, copy=False)
+        return torch.from_numpy(factors.solve(right, trans="H" if adjoint else "N"))
 
-    return solve if _finite(solve, shifted.shape[0], torch.from_numpy(shifted.data[:1]).dtype) else None
+    return _usable(solve, shifted.shape[0], torch.from_numpy(shifted.data[:1]).dtype)
 
 
-def _dense(matrix: Tensor, shift: complex) -> Multiply | None:
-    dtype = matrix.dtype if not isinstance(shift, complex) or shift.imag == 0 else torch.promote_types(matrix.dtype, torch.complex64)
+def _dense(matrix: Tensor, shift: complex) -> Inverse | None:
+    complex_shift = isinstance(shift, complex) and shift.imag != 0
+    dtype = matrix.dtype.to_complex() if complex_shift and not matrix.is_complex() else matrix.dtype
     shifted = matrix.to(dtype, copy=True)
     torch.diagonal(shifted).sub_(shift if dtype.is_complex else complex(shift).real)
     factors, pivots, info = torch.linalg.lu_factor_ex(shifted)
     if int(info):
         return None
 
-    def solve(X: Tensor) -> Tensor:
-        return torch.linalg.lu_solve(factors, pivots, X.to(dtype))
+    def solve(X: Tensor, adjoint: bool) -> Tensor:
+        return torch.linalg.lu_solve(factors, pivots, X.to(dtype), adjoint=adjoint)
 
-    return solve if _finite(solve, matrix.shape[0], dtype) else None
+    return _usable(solve, matrix.shape[0], dtype, matrix.device)
 
 
-def _finite(solve: Multiply, n: int, dtype: torch.dtype) -> bool:
-    return bool(torch.isfinite(solve(torch.ones(n, 1, dtype=dtype)).abs()).all())
+def _usable(
+    solve: Callable[[Tensor, bool], Tensor], n: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> Inverse | None:
+    trial = solve(torch.ones(n, 1, dtype=dtype, device=device), False)
+    return Inverse(solve) if bool(torch.isfinite(trial.abs()).all()) else None

@@ -261,9 +261,11 @@ def _sparse(A: Operator, generator: GeneratorLike) -> Tensor | None:
     if matrix is None:
         return None
     A.check_hermitian("A")
-    lu = factor(matrix)
-    if lu is None:
+    found = factor(matrix)
+    # A positive definite matrix needs no other pivots: its factors are always as good as rounding allows.
+    if found is None:
         return None
+    lu = found[0]
     pivots = lu.U.diagonal().real
     if not bool((pivots > 0).all()):
         raise ValueError(f"{_NOT_POSITIVE}: it has {int((pivots <= 0).sum())} negative or zero pivots")

@@ -22,7 +22,7 @@ from resolvent.operators.arrays import give_back
 from resolvent.random import GeneratorLike
 from resolvent.spectra.entrywise import column_norms, entry_norm
 from resolvent.spectra.induced import induced_norm, one_norm_estimate
-from resolvent.spectra.schatten import ky_fan, schatten, smallest_singular
+from resolvent.spectra.schatten import ky_fan, require_convergence, schatten, smallest_singular
 
 Order = float | str | tuple
 
@@ -114,15 +114,10 @@ def norm(
     try:
         value, info = _compute(op, *order, method, rtol, generator)
     except ConvergenceError as error:
-        error.best = _as_value(error.best, op.kind)
+        error.best = give_back(error.best, op.kind)
         raise
     result = give_back(value, op.kind)
     return (result, info) if return_info else result
-
-
-def _as_value(best: Any, kind: Literal["torch", "numpy"]) -> Any:
-    """The scalar that `norm` would have returned; iterations also keep their vectors."""
-    return give_back(best[0] if isinstance(best, tuple) else best, kind)
 
 
 def _parse(ord: Order, A: Operator) -> tuple[str, list[float]]:
@@ -186,4 +181,6 @@ def _compute(
         value, info = induced_norm(A, exponents[0], exponents[1], rtol, generator)
     if bool(torch.isnan(value.detach()).any()):
         raise ValueError("A has NaN entries, or its product returned NaN")
+    if method != "estimate":
+        require_convergence("norm", value, info, A)
     return value, info

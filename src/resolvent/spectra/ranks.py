@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resolvent.errors import ConvergenceError
 from resolvent.info import Info
 from resolvent.operators import Operator, as_operator
 from resolvent.operators.arrays import give_back
 from resolvent.random import GeneratorLike
 from resolvent.spectra.entrywise import entry_norm, vector_norm
 from resolvent.spectra.quadrature import Integrand, trace_of_function
-from resolvent.spectra.schatten import formable, gram, spectral_norm, spectrum, unit_scaled
+from resolvent.spectra.schatten import formable, gram, require_convergence, spectral_norm, spectrum, unit_scaled
 
 
 def effective_rank(
@@ -99,7 +100,7 @@ def stable_rank(
     Raises
     ------
     ValueError : A has NaN.
-    ConvergenceError : the spectral norm did not converge; `best` is its best value.
+    ConvergenceError : the spectral norm did not converge; `best` is the ratio with its best value.
 
     Notes
     -----
@@ -122,7 +123,9 @@ def stable_rank(
     sigma, info = spectral_norm(op, rtol, generator)
     positive = sigma > 0
     ratio = entry_norm(op, 2.0) / torch.where(positive, sigma, torch.ones_like(sigma))
-    return _finish(torch.where(positive, ratio**2, torch.zeros_like(ratio)), info, op, return_info)
+    value = torch.where(positive, ratio**2, torch.zeros_like(ratio))
+    require_convergence("stable_rank", value, info, op)
+    return _finish(value, info, op, return_info)
 
 
 def numerical_rank(A: Any, rtol: float | None = None, *, atol: float = 0.0) -> Any:
@@ -262,7 +265,11 @@ _MOMENTS = Integrand(
 def _estimated(
     A: Operator, integrand: Integrand, name: str, rtol: float | None, generator: GeneratorLike
 ) -> tuple[Tensor, Info]:
-    return trace_of_function(gram(A), integrand, name=name, rtol=rtol or 1e-2, generator=generator)
+    try:
+        return trace_of_function(gram(A), integrand, name=name, rtol=rtol or 1e-2, generator=generator)
+    except ConvergenceError as error:
+        error.best = give_back(error.best, A.kind)
+        raise
 
 
 def _zeros(A: Operator) -> Tensor:

@@ -7,8 +7,10 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
+from resolvent.errors import ConvergenceError
 from resolvent.info import Info
 from resolvent.operators.algebra import Scaled
+from resolvent.operators.arrays import give_back
 from resolvent.operators.blocks import BlockDiagonal
 from resolvent.operators.elementary import Dense, Diagonal, Identity, Zero
 from resolvent.operators.gradient import bilinear, first_order, records
@@ -124,7 +126,7 @@ def _dense_spectrum(a: Tensor, hermitian: bool) -> Tensor:
 
 @singledispatch
 def spectral_norm(A: Operator, rtol: float | None, generator: GeneratorLike) -> tuple[Tensor, Info]:
-    """The largest singular value, (*batch,), and how it was found."""
+    """The largest singular value, (*batch,), and how it was found; `converged` is for the caller to look at."""
     if A.unitary:
         return torch.ones(A.batch_shape, dtype=_real(A), device=A.device), Info("unitary")
     return _iterated_norm(A, rtol, generator)
@@ -164,7 +166,7 @@ def _joined(infos: list[Info]) -> Info:
         " x ".join(dict.fromkeys(info.method for info in infos)),
         matvecs=sum(info.matvecs for info in infos),
         iterations=max(info.iterations for info in infos),
-        error=max(info.error for info in infos),
+        error=sum(info.error for info in infos),
         converged=all(info.converged for info in infos),
     )
 
@@ -181,10 +183,26 @@ def _iterated_norm(A: Operator, rtol: float | None, generator: GeneratorLike) ->
     from resolvent.spectra.golub_kahan import largest_singular
 
     with torch.no_grad():
-        sigma, u, v, info = largest_singular(A, rtol=rtol, generator=generator)
+        try:
+            sigma, u, v, info = largest_singular(A, rtol=rtol, generator=generator)
+        except ConvergenceError as failure:
+            # a structure still has to join its parts: its own caller raises, with the value of the whole
+            sigma, u, v = failure.best
+            info = Info("golub-kahan", error=float(failure.error), converged=False)
     if records(A):
         sigma = first_order(sigma, bilinear(u.reshape(-1, 1), A @ v.reshape(-1, 1))[0].real)
     return sigma, info
+
+
+def require_convergence(name: str, value: Tensor, info: Info, A: Operator) -> None:
+    """Raise a ConvergenceError with the value in the user's kind if the method did not converge."""
+    if not info.converged:
+        raise ConvergenceError(
+            f"{name}: {info.method} reached a relative error of {info.error:.2g} only",
+            best=give_back(value.detach(), A.kind),
+            error=info.error,
+            info=info,
+        )
 
 
 def unit_scaled(A: Operator) -> Operator:
@@ -254,16 +272,16 @@ def ky_fan(A: Operator, k: int, rtol: float | None, generator: GeneratorLike) ->
         return spectrum(A)[..., :k].sum(-1), Info("dense")
     from resolvent.spectra.singular import svds
 
+    with torch.no_grad():
+        try:
+            *triplets, info = svds(A, k, rtol=rtol, generator=generator, return_info=True)
+        except ConvergenceError as failure:
+            triplets, info = failure.best, Info("svds", error=float(failure.error), converged=False)
+        U, s, Vh = (torch.as_tensor(item, device=A.device) for item in triplets)
+    total = s.sum()
     if records(A):
-        with torch.no_grad():
-            U, s, Vh = _as_tensors(svds(A, k, rtol=rtol, generator=generator))
-        return first_order(s.sum(), bilinear(U, A._matmul(Vh.mH)).real.sum()), Info("svds")
-    _U, s, _Vh = _as_tensors(svds(A, k, rtol=rtol, generator=generator))
-    return s.sum(), Info("svds")
-
-
-def _as_tensors(items: tuple) -> tuple[Tensor, ...]:
-    return tuple(torch.as_tensor(item) for item in items)
+        total = first_order(total, bilinear(U, A._matmul(Vh.mH)).real.sum())
+    return total, info
 
 
 def _real(A: Operator) -> torch.dtype:

@@ -252,5 +252,5 @@ def _smallest(A: Operator, problem: Problem) -> Problem:
     m, n = A.shape[-2:]
     if m != n:
         raise ValueError(f"which='SM' of a large operator needs a square sparse one, got shape {tuple(A.shape)}; use method='dense'")
-    forward, backward = shifted_inverse(A, 0.0, 1.0), shifted_inverse(A.H, 0.0, 1.0)
-    return replace(problem, multiply=lambda X: forward(backward(X)), filtered=False)
+    inverse = shifted_inverse(A, 0.0, 1.0)
+    return replace(problem, multiply=lambda X: inverse(inverse.adjoint(X)), filtered=False)
