@@ -8,7 +8,7 @@ import scipy.sparse as sp
 import torch
 
 from resolvent.errors import ConvergenceError
-from resolvent.operators import Diagonal, LowRank, MatrixFree, Sparse, as_operator
+from resolvent.operators import Diagonal, LowRank, MatrixFree, Sparse
 from resolvent.spectra import eigs, eigsh
 
 DOUBLE = torch.float64
@@ -225,7 +225,9 @@ def test_gradient_of_structured_operators():
     s = torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=DOUBLE, requires_grad=True)
 
     def low_rank(U: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        return _invariant(*eigsh(LowRank(U, s, U).declare(hermitian=True), 2, method="lanczos", generator=0, rtol=1e-12))
+        return _invariant(
+            *eigsh(LowRank(U, s, U).declare(hermitian=True), 2, method="lanczos", generator=0, rtol=1e-12)
+        )
 
     assert torch.autograd.gradcheck(low_rank, (U, s), rtol=1e-4, atol=1e-6, fast_mode=True)
     matrix = sp.random(60, 60, density=0.1, random_state=0, data_rvs=np.ones)

@@ -90,7 +90,9 @@ def test_bad_input_is_named():
         lanczos_tridiagonal(broken, torch.ones(4, 1), 3)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-10), (torch.complex128, 1e-10)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-10), (torch.complex128, 1e-10)]
+)
 @pytest.mark.parametrize("shape", [(80, 50), (50, 80), (1, 30), (30, 1)])
 def test_largest_singular_value(dtype, tolerance, shape):
     A = _gaussian(*shape, dtype=dtype)

@@ -21,7 +21,7 @@ from resolvent.operators import (
     Sparse,
     Zero,
 )
-from resolvent.spectra import norm
+from resolvent.spectra import norm, stable_rank
 
 TORCH_ORDERS = ["fro", "nuc", math.inf, -math.inf, 1, -1, 2, -2]
 ORDERS = [
@@ -281,15 +281,30 @@ def test_large_ky_fan_is_partial():
     s = torch.linalg.svdvals(a)
     torch.testing.assert_close(value, s[:3].sum(), rtol=1e-9, atol=0)
     assert info.matvecs > 0
-    torch.testing.assert_close(torch.autograd.grad(value, a)[0], torch.autograd.grad(s[:3].sum(), a)[0], rtol=0, atol=1e-6)
+    (grad,) = torch.autograd.grad(value, a)
+    torch.testing.assert_close(grad, torch.autograd.grad(s[:3].sum(), a)[0], rtol=0, atol=1e-6)
 
 
-def test_what_does_not_converge_raises_with_the_value_of_the_whole():
+def test_what_does_not_converge_raises_with_the_value_of_the_whole(monkeypatch):
     a = random(300, 300)
+    exact = float(torch.linalg.matrix_norm(a, 2))
+
+    def gives_up(A, **options):
+        U, s, Vh = torch.linalg.svd(A.to_dense())
+        raise ConvergenceError("no", best=(s[0] * 0.9, U[:, 0], Vh[0]), error=0.1)
+
+    monkeypatch.setattr("resolvent.spectra.golub_kahan.largest_singular", gives_up)
     A = -3 * Kronecker(Dense(a), torch.diag(torch.tensor([1.0, 2.0], dtype=torch.float64)))
+    with pytest.raises(ConvergenceError, match="norm") as caught:
+        norm(A)
+    assert float(caught.value.best) == pytest.approx(5.4 * exact) and caught.value.error == pytest.approx(0.1)
     with pytest.raises(ConvergenceError) as caught:
-        norm(A, rtol=1e-30, generator=0)
-    assert float(caught.value.best) == pytest.approx(6 * float(torch.linalg.matrix_norm(a, 2)), rel=1e-9)
-    with pytest.raises(ConvergenceError) as caught:
-        norm(a.numpy(), rtol=1e-30, generator=0)
+        norm(Dense(a.numpy()))
     assert isinstance(caught.value.best, float)
+    with pytest.raises(ConvergenceError, match="stable_rank") as caught:
+        stable_rank(a)
+    assert float(caught.value.best) == pytest.approx(float(a.square().sum()) / (0.9 * exact) ** 2)
+    # an unproved spectral norm must not enter an upper bound
+    with pytest.raises(ConvergenceError) as caught:
+        norm(a, ("induced", 3, 2))
+    assert float(caught.value.best) / (1 - caught.value.error) >= float(caught.value.best)

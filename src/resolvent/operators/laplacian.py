@@ -177,6 +177,11 @@ def path_graph(n: int, *, dtype: torch.dtype | None = None) -> Sparse:
     n : number of vertices, at least 1
     dtype : default torch's default
 
+    Returns
+    -------
+    Sparse
+        (n, n), Hermitian.
+
     Examples
     --------
     >>> path_graph(3).to_dense()
@@ -195,6 +200,11 @@ def grid_graph(dims: Sequence[int], *, periodic: bool = False, dtype: torch.dtyp
     dims : vertices along each axis, each at least 1; vertices are numbered row-major, as `torch.arange(...).view(dims)`
     periodic : join the ends of each axis too (a ring, a torus); an axis needs 3 vertices for it, shorter ones stay open
     dtype : default torch's default
+
+    Returns
+    -------
+    Sparse
+        (n, n) with n the product of `dims`, Hermitian.
 
     Examples
     --------

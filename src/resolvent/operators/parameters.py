@@ -29,11 +29,11 @@ class Parameters:
         if isinstance(source, nn.Module):
             named = {name: p for name, p in source.named_parameters() if p.requires_grad}
         elif isinstance(source, Tensor):
-            named = {"0": source}
+            named = {"0": source}  # type: ignore[dict-item]
         elif isinstance(source, Mapping):
-            named = dict(source)
+            named = dict(source)  # type: ignore[arg-type]
         elif isinstance(source, Sequence) and not isinstance(source, str):
-            named = {str(i): p for i, p in enumerate(source)}
+            named = {str(i): p for i, p in enumerate(source)}  # type: ignore[misc]
         else:
             kind = type(source).__name__
             raise TypeError(f"params must be a Module, a tensor, a list or a dict of tensors, got {kind}")
@@ -64,7 +64,7 @@ class Parameters:
         if isinstance(self.source, nn.Module):
             bound = _Bound(self.source, fn)
             return lambda tree, *args: torch.func.functional_call(
-                bound, {f"model.{name}": p for name, p in tree.items()} | _buffers(self.source), args
+                bound, {f"model.{name}": p for name, p in tree.items()} | _buffers(self.source), args  # type: ignore[arg-type]
             )
         if isinstance(self.source, Tensor):
             return lambda tree, *args: fn(tree["0"], *args)
@@ -184,7 +184,7 @@ def push_forward(f: Callable[[Any], Tensor], at: Any, v: Any, route: Route) -> T
     """The derivative of `f` at a tensor or dict of tensors in the direction `v`."""
 
     def twice() -> Tensor:
-        y, pull = torch.func.vjp(f, at)
+        y, pull = torch.func.vjp(f, at)  # type: ignore[misc]
         # u -> J^T u is linear, so that its own pull-back is J.
         return torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(y))[1](v)[0]
 

@@ -1,6 +1,7 @@
 """Krylov-Schur: restarted Arnoldi for eigenvalues of a general operator.
 
-The basis is kept as orthonormal rows; with Q the matrix of these rows as columns, A Q = Q H + q b^H. A restart turns H into
+The basis is kept as orthonormal rows; with Q the matrix of these rows as columns, A Q = Q H + q b^H. A restart turns
+H into
 Schur form with the wanted eigenvalues first and keeps that part, which leaves the relation as it was.
 """
 
@@ -116,7 +117,7 @@ class _Space:
                 if T[i + 1, i] != 0 and chosen[i] != chosen[i + 1]:
                     chosen[i] = chosen[i + 1] = 1
         trsen = lapack.ztrsen if np.iscomplexobj(T) else lapack.dtrsen
-        T, Z, *_, info = trsen(chosen, T, Z, job="N", lwork=max(1, j))
+        T, Z, *_, _info = trsen(chosen, T, Z, job="N", lwork=max(1, j))
         p = int(chosen.sum())
         border = self.H[j, :j] @ Z[:, :p]
         rotate = torch.from_numpy(np.ascontiguousarray(Z[:, :p].T)).to(self.basis)
@@ -190,8 +191,10 @@ def _finish(
     rows = space.basis[: space.size]
     V = _real_times(rows.mT, coordinates)
     V = V / torch.linalg.vector_norm(V, dim=0)
-    AV = torch.complex(p.multiply(V.real.contiguous()), p.multiply(V.imag.contiguous())) if not p.dtype.is_complex else (
-        p.multiply(V)
+    AV = (
+        torch.complex(p.multiply(V.real.contiguous()), p.multiply(V.imag.contiguous()))
+        if not p.dtype.is_complex
+        else (p.multiply(V))
     )
     values = torch.from_numpy(w[best].astype(complex)).to(dtype=wide, device=p.device)
     residual = float(torch.linalg.vector_norm(AV - V * values, dim=0).max())

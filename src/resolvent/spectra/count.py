@@ -109,7 +109,7 @@ def _exact(A: Operator, a: float, b: float, force: bool) -> int | None:
             elif isinstance(A, Tridiagonal):
                 below.append(sturm_count(A, end - tolerance))
             else:
-                below.append(sparse_count(matrix, end - tolerance, size))
+                below.append(sparse_count(matrix, end - tolerance, size))  # type: ignore[arg-type]
         if None not in below:
             return below[1] - below[0]
     if force:

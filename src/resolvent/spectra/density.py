@@ -98,7 +98,7 @@ class SpectralDensity:
         else:
             t = quantile(confidence, p) / math.sqrt(p)
             # The mean of bounded weights over n eigenvalues fluctuates at least like one eigenvalue.
-            margins = tuple(
+            margins = tuple(  # type: ignore[assignment]
                 t * b.std(0).clamp_min(0.5 / self.n) if p > 1 else torch.ones_like(b[0]) for b in (low, high)
             )
         lower = (low.mean(0) - margins[0]).clamp(0, 1)

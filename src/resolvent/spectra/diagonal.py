@@ -118,7 +118,7 @@ def _sampled(
                 if found is None or other[1] * 2**0.5 < found[1]:
                     found, used = other, "xdiag"
             method = used
-            value, se = found
+            value, se = found  # type: ignore[misc]
             size = torch.linalg.vector_norm(value)
             error = float(se / size.clamp_min(torch.finfo(size.dtype).tiny)) * quantile(confidence, wanted)
             # What the next round would have cost in all, and what the square root law says of the last.

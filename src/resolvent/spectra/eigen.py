@@ -1,12 +1,12 @@
 """Some eigenvalues and eigenvectors of an operator.
 
-    >>> import torch
-    >>> from resolvent import spectra
-    >>> from resolvent.operators import Diagonal
-    >>> A = Diagonal(torch.arange(1.0, 3001.0, dtype=torch.float64))
-    >>> w, V = spectra.eigsh(A, k=2, which="LA", generator=0)
-    >>> w
-    tensor([2999., 3000.], dtype=torch.float64)
+>>> import torch
+>>> from resolvent import spectra
+>>> from resolvent.operators import Diagonal
+>>> A = Diagonal(torch.arange(1.0, 3001.0, dtype=torch.float64))
+>>> w, V = spectra.eigsh(A, k=2, which="LA", generator=0)
+>>> w
+tensor([2999., 3000.], dtype=torch.float64)
 """
 
 from __future__ import annotations
@@ -54,10 +54,12 @@ def eigsh(
     ----------
     A : (*batch, n, n) Hermitian operator or anything `as_operator` takes; a batch is solved densely
     k : how many, 1 to n
-    which : largest in size ("LM"), largest ("LA"), smallest ("SA"), smallest in size ("SM"), or half from either end with
+    which : largest in size ("LM"), largest ("LA"), smallest ("SA"), smallest in size ("SM"), or half from either end
+        with
         one more from the high end if k is odd ("BE"). With `sigma` it refers to 1 / (w - sigma).
     sigma : find the eigenvalues nearest to it, by shift and invert; for sparse and for small operators
-    rtol : residual :math:`\|A v - w v\|` of every pair relative to :math:`\|A\|`; default 1e-10 in float64, 1e-5 in float32
+    rtol : residual :math:`\|A v - w v\|` of every pair relative to :math:`\|A\|`; default 1e-10 in float64, 1e-5 in
+        float32
     generator : randomness of the starting vectors
     v0 : (n,) starting vector
     max_matvecs : products before it gives up; default max(20000, 50 k), which is far above what it should need
@@ -76,10 +78,13 @@ def eigsh(
 
     Notes
     -----
-    Small or k > n/4: LAPACK. Else thick-restart Lanczos with full orthogonalisation. Where a product is cheap beside the
-    orthogonalisation, the iteration runs on a Chebyshev polynomial of A that lifts the wanted end out of the rest, so that the
+    Small or k > n/4: LAPACK. Else thick-restart Lanczos with full orthogonalisation. Where a product is cheap beside
+    the
+    orthogonalisation, the iteration runs on a Chebyshev polynomial of A that lifts the wanted end out of the rest,
+    so that the
     basis stays small. Converged pairs are tested: the iteration is restarted with a random vector orthogonal to
-    them for at least 40% of the work done so far, and goes on if anything beyond the k-th turns up. So copies of a multiple
+    them for at least 40% of the work done so far, and goes on if anything beyond the k-th turns up. So copies of a
+    multiple
     eigenvalue are found, which a single Krylov space cannot see. The residuals are recomputed at the end.
     Differentiable to first order in w and V; for a V-dependent loss the backward pass solves k linear systems with
     MINRES (the dense path: exactly). A loss must not depend on the phases of V, nor on the basis chosen for a multiple

@@ -125,7 +125,7 @@ def _stored_order_two(A: Operator) -> Tensor | None:
     a = A._dense()
     t = A._trace() if A._trace() is not None else a.diagonal(dim1=-2, dim2=-1).sum(-1)
     t = t.real if t.is_complex() else t
-    if not bool((t > 0).all()):
+    if not bool((t > 0).all()):  # type: ignore[operator]
         raise ValueError("A must not be zero: its entropy is that of A / tr A")
     return -2 * (torch.linalg.matrix_norm(a) / t).log()
 
@@ -147,9 +147,10 @@ def _estimated(A: Operator, alpha: float, options: dict[str, float], generator: 
     if alpha == 0:
         from resolvent.spectra.ranks import numerical_rank
 
+        _largest_of_positive(_as_torch(A), A.positive, options, generator)
         rank = torch.as_tensor(numerical_rank(A), dtype=torch.float64)
         return rank.log().to(torch.zeros((), dtype=A.dtype).real.dtype), Info("rank")
-    return trace_of_function(A, _integrand(A, alpha), name="entropy", generator=generator, **options)
+    return trace_of_function(A, _integrand(A, alpha), name="entropy", generator=generator, **options)  # type: ignore[arg-type]
 
 
 def _integrand(A: Operator, alpha: float) -> Integrand:
@@ -178,21 +179,35 @@ def _integrand(A: Operator, alpha: float) -> Integrand:
 
 def _from_largest(A: Operator, options: dict[str, float], generator: GeneratorLike) -> tuple[Tensor, Info]:
     """``log tr A - log lambda_max``."""
-    from resolvent.spectra.eigen import eigsh
     from resolvent.spectra.trace import trace
 
     B = A if A.kind == "torch" else _as_torch(A)
+    largest = _largest_of_positive(B, A.positive, options, generator)
     total, info = trace(
         B, rtol=options["rtol"] / 2, confidence=options["confidence"], generator=generator, return_info=True
     )
-    w, _ = eigsh(B, 1, which="LA", rtol=min(1e-6, options["rtol"] / 4), generator=generator)
     total = total.real if total.is_complex() else total
-    error = info.error / max(abs(float((total / w[0]).log())), 1e-300)
-    return (total / w[0]).log(), Info("largest eigenvalue", info.matvecs, info.iterations, error, True)
+    error = info.error / max(abs(float((total / largest).log())), 1e-300)
+    return (total / largest).log(), Info("largest eigenvalue", info.matvecs, info.iterations, error, True)
+
+
+def _largest_of_positive(A: Operator, declared: bool, options: dict[str, float], generator: GeneratorLike) -> Tensor:
+    """The largest eigenvalue; raises unless the smallest shows that A is positive, where that was not declared."""
+    from resolvent.spectra.eigen import eigsh
+
+    ends = 1 if declared or A.shape[-1] == 1 else 2
+    which: Literal["LA", "BE"] = "LA" if ends == 1 else "BE"
+    w, _ = eigsh(A, ends, which=which, rtol=min(1e-6, options["rtol"] / 4), generator=generator)
+    floor = max(A.shape[-1], 16) * max(torch.finfo(A.dtype).eps, 1e-6 if A.shape[-1] > 1024 else 0.0) * w.abs().max()
+    if bool(w[0] < -floor):
+        raise ValueError(f"A must be positive semidefinite, its smallest eigenvalue is {float(w[0]):.3g}")
+    if not bool(w[-1] > 0):
+        raise ValueError("A must not be zero: its entropy is that of A / tr A")
+    return w[-1]
 
 
 def _as_torch(A: Operator) -> Operator:
     """The same operator whose results stay tensors."""
     from resolvent.operators.elementary import MatrixFree
 
-    return MatrixFree(A.shape, A._matmul, dtype=A.dtype, device=A.device, positive=True)
+    return MatrixFree(A.shape, A._matmul, dtype=A.dtype, device=A.device, hermitian=True)

@@ -94,7 +94,7 @@ def _each(parts: tuple[Operator, ...]) -> list[Tensor] | None:
     if not all(P.hermitian for P in parts):
         return None
     found = [exact_eigenvalues(P) for P in parts]
-    return None if any(e is None for e in found) else found
+    return None if any(e is None for e in found) else found  # type: ignore[return-value]
 
 
 @_structured.register

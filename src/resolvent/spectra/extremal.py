@@ -1,4 +1,5 @@
-"""The extreme eigenpairs of a Hermitian product: thick-restart Lanczos, filtered by Chebyshev polynomials where they pay."""
+"""The extreme eigenpairs of a Hermitian product: thick-restart Lanczos, filtered by Chebyshev polynomials where they
+pay."""
 
 from __future__ import annotations
 
@@ -95,7 +96,9 @@ class _Solver:
         if p.start is not None:
             start[0] = p.start
         space.start(start)
-        rows, done = self._lanczos(space, p.which, lambda theta, wanted: self._goal(float(theta[wanted[-1]])), may_filter=self._may_filter())
+        rows, done = self._lanczos(
+            space, p.which, lambda theta, wanted: self._goal(float(theta[wanted[-1]])), may_filter=self._may_filter()
+        )
         self.products += space.products
         if not done and self._may_filter():
             rows = self._filtered(rows)
@@ -170,7 +173,7 @@ class _Solver:
             polynomial = ChebyshevFilter(p.multiply, low, high, degree)
             dim = min(max(k + 16, int(1.5 * k) + 10), self.dim)
             space = self.space(polynomial, self.block, dim)
-            mixed = space.random_rows(rows.shape[0])[:, : 1]
+            mixed = space.random_rows(rows.shape[0])[:, :1]
             start = (rows * mixed / math.sqrt(rows.shape[0])).sum(0, keepdim=True)
             noise = space.random_rows(self.block)
             start = start + 1e-3 * noise / math.sqrt(p.n)
@@ -215,7 +218,7 @@ class _Solver:
 
     def _rayleigh_ritz(self, rows: Tensor) -> tuple[Tensor, Tensor, float]:
         """Values ascending, rotated rows, and the largest residual, all from one product with A."""
-        X, R = torch.linalg.qr(rows.mT)
+        X, _R = torch.linalg.qr(rows.mT)
         AX = self.p.multiply(X.contiguous())
         self.products += X.shape[1]
         wide = torch.complex128 if X.is_complex() else torch.float64

@@ -34,7 +34,8 @@ def shifted_inverse(A: Operator, sigma: complex, norm: float) -> Inverse:
             solve = _dense(A._dense().detach(), shift)
         else:
             raise ValueError(
-                f"sigma (or which='SM') needs a factorisation of A - sigma, which exists for sparse operators and up to "
+                f"sigma (or which='SM') needs a factorisation of A - sigma, which exists for sparse operators and up "
+                f"to "
                 f"n = {_DENSE}; got {type(A).__name__} of size {n}. Pass an operator that solves with A - sigma "
                 f"(MatrixFree) and which='LM' instead"
             )

@@ -3,7 +3,8 @@
     >>> import torch
     >>> from resolvent.operators import Diagonal
     >>> alpha, beta = lanczos_tridiagonal(Diagonal(torch.tensor([1.0, 3.0])), torch.ones(2, 1), 2)
-    >>> torch.linalg.eigvalsh(torch.diag(alpha[0]) + torch.diag(beta[0], 1) + torch.diag(beta[0], -1))
+    >>> T = torch.diag(alpha[0]) + torch.diag(beta[0], 1) + torch.diag(beta[0], -1)
+    >>> torch.linalg.eigvalsh(T).round(decimals=6)
     tensor([1., 3.], dtype=torch.float64)
 """
 
@@ -108,7 +109,7 @@ def _with_basis(A: Operator, q: Tensor, steps: int) -> tuple[Tensor, Tensor, Ten
 
 def _short(A: Operator, q: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """The three-term recurrence on vectors u = beta q that are never normalised, which saves a pass per step."""
-    n, p = q.shape
+    _n, p = q.shape
     real = torch.float64
     alpha = torch.zeros(p, steps, dtype=real, device=q.device)
     beta = torch.zeros(p, steps, dtype=real, device=q.device)

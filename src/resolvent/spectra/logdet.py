@@ -164,7 +164,7 @@ def _(A: Dense) -> None:
 @_structured.register(Triangular)
 @_structured.register(Identity)
 def _(A: Operator) -> Tensor | None:
-    return _positive_logs(A._diagonal())
+    return _positive_logs(A._diagonal())  # type: ignore[arg-type]
 
 
 @_structured.register
@@ -190,7 +190,7 @@ def _(A: BlockDiagonal) -> Tensor | None:
     if any(P.shape[-1] != P.shape[-2] for P in A._parts):
         return None
     found = [_exact(P) for P in A._parts]
-    return None if any(v is None for v in found) else sum(found[1:], found[0])
+    return None if any(v is None for v in found) else sum(found[1:], found[0])  # type: ignore[type-var]
 
 
 @_structured.register
@@ -212,7 +212,7 @@ def _(A: Product) -> Tensor | None:
     if not all(isinstance(P, simple) or (P.positive and P.shape[-1] == P.shape[-2]) for P in A._parts):
         return None
     found = [_exact(P) for P in A._parts]
-    return None if any(v is None for v in found) else sum(found[1:], found[0])
+    return None if any(v is None for v in found) else sum(found[1:], found[0])  # type: ignore[type-var]
 
 
 @_structured.register

@@ -1,6 +1,7 @@
 """Block orthogonalisation against a basis that is stored as rows, as few large products.
 
-A Krylov basis is kept as a (j, n) row-major array, so that a new vector is one contiguous write and the projections of a
+A Krylov basis is kept as a (j, n) row-major array, so that a new vector is one contiguous write and the projections
+of a
 block on the whole basis are one product of (j, n) with (n, b).
 """
 
@@ -8,8 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-from resolvent.random import gaussian
 
 
 def project_out(basis: Tensor, block: Tensor) -> Tensor:
@@ -30,5 +29,3 @@ def project_out(basis: Tensor, block: Tensor) -> Tensor:
     else:
         block.addmm_(coefficients, basis, alpha=-1)
     return coefficients
-
-

@@ -104,7 +104,7 @@ class LanczosRun:
             W = W.clone()
         alpha = column_dots(self.q, W) * inverse**2
         previous = self.r
-        ratio = torch.where(self.beta > 0, self.beta * self.last_inverse, 0.0) if self.steps else self.beta
+        ratio = torch.where(self.beta > 0, self.beta * self.last_inverse, 0.0) if self.steps else self.beta  # type: ignore[has-type]
         W, square = advance(W, self.q, previous, inverse, alpha * inverse, ratio)
         beta = square.sqrt()
         self.scale = torch.maximum(self.scale, alpha.abs() + beta)
@@ -287,6 +287,6 @@ def _surrogate(A: Operator, runs: list[LanczosRun], integrand: Integrand, value:
             # The vector h'(A) z converges half as fast in the steps as the quadrature does.
             run.extend(2 * run.steps)
             Y = run.apply(lambda theta: torch.einsum("c,cpk->pk", slopes, integrand.derivative(theta)))
-        total = total + bilinear(Y, A @ run.start).real.sum()
+        total = total + bilinear(Y, A @ run.start).real.sum()  # type: ignore[operator]
         probes += run.start.shape[1]
     return total / probes

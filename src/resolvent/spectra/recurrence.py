@@ -75,6 +75,6 @@ def advance(w: Tensor, q: Tensor, r: Tensor, scale: Tensor, a: Tensor, b: Tensor
     scale, a, b = (t.to(real) for t in (scale, a, b))
     if _on_kernels(w, q, r):
         arrays = (t.detach().numpy() for t in (w, q, r, scale, a, b))
-        return w, torch.from_numpy(_advance_kernel(*arrays, get_num_threads()))
+        return w, torch.from_numpy(_advance_kernel(*arrays, get_num_threads()))  # type: ignore[call-arg]
     w = (scale * w).sub_(a * q).sub_(b * r)
     return w, column_dots(w, w)

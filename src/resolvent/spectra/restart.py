@@ -135,7 +135,9 @@ class KrylovSpace:
             least, ratio = (float(x) for x in (d.min(), d.min() / d.max()))
             if int(failed) or not least > floor or not ratio > self.eps**0.25:
                 return self._one_by_one(rows, floor)
-            inverse = torch.linalg.solve_triangular(L, torch.eye(self.block, dtype=L.dtype, device=L.device), upper=False)
+            inverse = torch.linalg.solve_triangular(
+                L, torch.eye(self.block, dtype=L.dtype, device=L.device), upper=False
+            )
             new = inverse.conj().to(rows.dtype) @ new
             border = L.mH @ border
             if ratio < 0.1 and self.size:

@@ -166,7 +166,7 @@ class XTrace(Sampler):
         if self._known is None:
             super().estimate()
             self.matvecs += self.Z.shape[1]
-        return self._known
+        return self._known  # type: ignore[return-value]
 
     def _samples(self) -> Tensor:
         n, m = self.Z.shape

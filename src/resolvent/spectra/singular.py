@@ -1,10 +1,10 @@
 """Some singular values and vectors of an operator.
 
-    >>> import torch
-    >>> from resolvent import spectra
-    >>> U, s, Vh = spectra.svds(torch.diag(torch.tensor([1.0, 5.0, 3.0])), k=2)
-    >>> s
-    tensor([5., 3.])
+>>> import torch
+>>> from resolvent import spectra
+>>> U, s, Vh = spectra.svds(torch.diag(torch.tensor([1.0, 5.0, 3.0])), k=2)
+>>> s
+tensor([5., 3.])
 """
 
 from __future__ import annotations
@@ -72,9 +72,12 @@ def svds(
 
     Notes
     -----
-    Small or k > min(m, n)/4: LAPACK. Else Golub-Kahan-Lanczos in its one-sided form: thick-restart Lanczos (as in `eigsh`,
-    with filter and test for multiple values) on A^H A of the smaller side with one pass over the data per product, then a
-    small SVD of A V. What squaring costs in accuracy only shows for s_k below about eps/rtol of ||A||; the residuals tell, and then
+    Small or k > min(m, n)/4: LAPACK. Else Golub-Kahan-Lanczos in its one-sided form: thick-restart Lanczos (as in
+    `eigsh`,
+    with filter and test for multiple values) on A^H A of the smaller side with one pass over the data per product,
+    then a
+    small SVD of A V. What squaring costs in accuracy only shows for s_k below about eps/rtol of ||A||; the residuals
+    tell, and then
     the iteration goes on with [0, A; A^H, 0], which does not square.
     Differentiable to first order, as `eigsh`; a loss must not depend on the signs or phases of the vectors.
 
@@ -251,6 +254,8 @@ def _smallest(A: Operator, problem: Problem) -> Problem:
     """The largest of (A^H A)^-1 = A^-1 A^-H."""
     m, n = A.shape[-2:]
     if m != n:
-        raise ValueError(f"which='SM' of a large operator needs a square sparse one, got shape {tuple(A.shape)}; use method='dense'")
+        raise ValueError(
+            f"which='SM' of a large operator needs a square sparse one, got shape {tuple(A.shape)}; use method='dense'"
+        )
     inverse = shifted_inverse(A, 0.0, 1.0)
     return replace(problem, multiply=lambda X: inverse(inverse.adjoint(X)), filtered=False)
