@@ -26,6 +26,7 @@ class Parameters:
     """
 
     def __init__(self, source: Params, differentiable: bool = False) -> None:
+        named: dict[str, Tensor]
         if isinstance(source, nn.Module):
             named = {name: p for name, p in source.named_parameters() if p.requires_grad}
         elif isinstance(source, Tensor):
@@ -62,9 +63,10 @@ class Parameters:
     def bind(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """``fn(params, *args)`` as a function of the dict of tensors, with params in the form the user gave them."""
         if isinstance(self.source, nn.Module):
-            bound = _Bound(self.source, fn)
+            model = self.source
+            bound = _Bound(model, fn)
             return lambda tree, *args: torch.func.functional_call(
-                bound, {f"model.{name}": p for name, p in tree.items()} | _buffers(self.source), args  # type: ignore[arg-type]
+                bound, {f"model.{name}": p for name, p in tree.items()} | _buffers(model), args
             )
         if isinstance(self.source, Tensor):
             return lambda tree, *args: fn(tree["0"], *args)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from resolvent.operators.algebra import Product
 from resolvent.operators.arrays import Kind, as_tensor, check_finite, give_back
+from resolvent.operators.convert import as_operator
 from resolvent.operators.elementary import Diagonal
 from resolvent.operators.operator import Operator
 from resolvent.random import GeneratorLike
@@ -89,22 +90,25 @@ def vendi_score(
     if callable(kernel):
         matrix, kind = _filled(X_or_K, kernel)
     else:
-        matrix, kind = as_tensor(X_or_K, "X_or_K")
-        if matrix.ndim != 2 or 0 in matrix.shape:
-            raise ValueError(f"X_or_K must have shape (n, d) or (n, n), got {tuple(matrix.shape)}")
-        check_finite(matrix, "X_or_K")
-        if kernel not in (None, "cosine", "precomputed"):
-            raise ValueError(f"kernel must be cosine, precomputed, a callable or None, got {kernel!r}")
+        matrix, kind = _matrix(X_or_K, kernel)
         if kernel == "cosine" or (kernel is None and not _looks_like_similarities(matrix)):
             return give_back(_of_features(matrix, q, _probabilities(weights, matrix), method), kind)
     if method == "dual":
         raise ValueError("method 'dual' needs features")
     if method == "slq":
-        from resolvent.operators.convert import as_operator
-
         return give_back(_of_operator(as_operator(matrix), q, weights, method, rtol, generator), kind)
     p = _probabilities(weights, matrix)
     return give_back(_score(_normalised(matrix, p), q), kind)
+
+
+def _matrix(X_or_K: Any, kernel: str | None) -> tuple[Tensor, Kind]:
+    matrix, kind = as_tensor(X_or_K, "X_or_K")
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise ValueError(f"X_or_K must have shape (n, d) or (n, n), got {tuple(matrix.shape)}")
+    check_finite(matrix, "X_or_K")
+    if kernel not in (None, "cosine", "precomputed"):
+        raise ValueError(f"kernel must be cosine, precomputed, a callable or None, got {kernel!r}")
+    return matrix, kind
 
 
 def _filled(samples: Sequence[Any], kernel: Callable[[Any, Any], Any]) -> tuple[Tensor, Kind]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from resolvent.operators import Operator
 from resolvent.spectra.chebyshev import ChebyshevFilter, degree_for_growth
 from resolvent.spectra.restart import KrylovSpace
 
@@ -50,6 +51,7 @@ class Problem:
     start: Tensor | None = None
     filtered: bool = True
     squared: bool = False
+    operator: Operator | None = None
 
 
 def order(theta: Tensor, which: str) -> Tensor:
@@ -170,7 +172,7 @@ class _Solver:
             theta, rows, _ = self._rayleigh_ritz(rows)
             low, high, far = self._interval(theta)
             degree = self._degree(low, high, far)
-            polynomial = ChebyshevFilter(p.multiply, low, high, degree)
+            polynomial = ChebyshevFilter(p.multiply, low, high, degree, p.operator)
             dim = min(max(k + 16, int(1.5 * k) + 10), self.dim)
             space = self.space(polynomial, self.block, dim)
             mixed = space.random_rows(rows.shape[0])[:, :1]

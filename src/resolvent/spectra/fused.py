@@ -1,0 +1,43 @@
+"""Numba kernels that do a sparse product and the update of a recurrence in one pass. Imported with their first use."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+
+from resolvent.operators import Sparse
+from resolvent.operators.csr import _dot, _gather_row
+
+
+@njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "contract", "nsz"})
+def _one(bounds, indptr, indices, values, x, z, scale, shift):  # type: ignore[no-untyped-def]
+    for t in prange(bounds.size - 1):
+        s = np.intp(indptr[bounds[t]])
+        for i in range(bounds[t], bounds[t + 1]):
+            e = np.intp(indptr[i + 1])
+            z[i] = scale * _dot(values, indices, s, e, x) - shift * x[i] - z[i]
+            s = e
+
+
+@njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "contract", "nsz"})
+def _block(bounds, indptr, indices, values, x, z, k, scale, shift):  # type: ignore[no-untyped-def]
+    for t in prange(bounds.size - 1):
+        row = np.empty(k, values.dtype)
+        s = np.intp(indptr[bounds[t]])
+        for i in range(bounds[t], bounds[t + 1]):
+            e = np.intp(indptr[i + 1])
+            _gather_row(values, indices, s, e, x, k, k, row, 0)
+            for j in range(k):
+                z[i * k + j] = scale * row[j] - shift * x[i * k + j] - z[i * k + j]
+            s = e
+
+
+def chebyshev_step(A: Sparse, x: np.ndarray, z: np.ndarray, scale: np.floating, shift: np.floating) -> None:
+    """z <- scale A x - shift x - z, for contiguous blocks x and z of shape (n, k)."""
+    pattern = A._pattern
+    values, k = A.values.detach().numpy(), x.shape[1]
+    bounds = pattern._bounds(pattern._threads(k))
+    if k == 1:
+        _one(bounds, *pattern._arrays, values, x.reshape(-1), z.reshape(-1), scale, shift)
+    else:
+        _block(bounds, *pattern._arrays, values, x.reshape(-1), z.reshape(-1), k, scale, shift)
