@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.sparse.linalg
 import torch
 from torch.autograd import gradcheck
 
@@ -93,6 +94,19 @@ def test_largest_eigenvalue_of_a_large_operator():
     assert float(entropy(A, math.inf, generator=0)) == pytest.approx(renyi(d, math.inf), rel=0.01)
 
 
+@pytest.mark.parametrize("alpha", [0, math.inf])
+def test_large_numpy_operators(alpha):
+    n = 1600
+    d = np.r_[np.linspace(0.5, 1, 10), 2.0]
+    X = np.random.default_rng(0).standard_normal((n, 11)) * d
+    A = scipy.sparse.linalg.LinearOperator(
+        (n, n), matvec=lambda v: X @ (X.T @ v), matmat=lambda V: X @ (X.T @ V), dtype=float
+    )
+    found = entropy(as_operator(A, positive=True), alpha, generator=0)
+    assert type(found) is float
+    assert found == pytest.approx(renyi(torch.from_numpy(np.linalg.eigvalsh(X.T @ X)), alpha), rel=0.01)
+
+
 def test_out_of_reach_raises():
     A = as_operator(positive(torch.linspace(0.01, 2, 300).double()), hermitian=True)
     with pytest.raises(ConvergenceError, match="entropy"):
@@ -147,5 +161,9 @@ def test_bad_input():
         entropy(torch.eye(2), method="magic")
     with pytest.raises(ValueError, match="semidefinite"):
         entropy(torch.diag(torch.linspace(-1, 1, 100)), method="slq")
+    with pytest.raises(ValueError, match="batch"):
+        entropy(torch.eye(2).expand(2, 2, 2), method="slq")
+    with pytest.raises(ValueError, match="at least one row"):
+        entropy(torch.zeros(0, 0))
     with pytest.raises(ValueError, match="zero"):
         entropy(Dense(torch.zeros(2, 2), positive=True), 2)

@@ -186,6 +186,29 @@ def test_not_positive_raises(A):
         logdet(A)
 
 
+def test_parts_that_cost_much_leave_the_whole_to_quadrature():
+    n = 1600
+    t = torch.linspace(1, 2, n, dtype=torch.float64)
+    free = MatrixFree((n, n), lambda X: t[:, None] * X, dtype=torch.float64, positive=True)
+    one = Identity(1, dtype=torch.float64)
+    exact_value = float(t.log().sum())
+    for A, factor in ((2 * free, n * math.log(2)), (BlockDiagonal(free, one), 0), (Kronecker(free, one), 0)):
+        value, info = logdet(A, generator=0, return_info=True)
+        assert info.method == "slq" and float(value) == pytest.approx(exact_value + factor, rel=0.01)
+
+
+def test_forced_exact_and_more_rings():
+    M = grid(41)
+    assert logdet(M, method="exact") == pytest.approx(logdet(M))
+    rings = Circulant(torch.tensor([[3.0, -1.0, -1.0], [2.0, 0.0, 0.0]], dtype=torch.float64)).declare(hermitian=True)
+    torch.testing.assert_close(logdet(rings), torch.logdet(rings.to_dense()))
+    with pytest.raises(ValueError, match="Hermitian"):
+        logdet(Circulant(torch.tensor([3.0, 1.0, 0.0])))
+    # A determinant below zero is seen in the small matrix of the lemma.
+    with pytest.raises(ValueError, match="sign"):
+        logdet(Diagonal(torch.ones(9)) + LowRank(torch.eye(9)[:, :1], torch.tensor([-2.0])))
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="square"):
         logdet(torch.ones(2, 3))

@@ -48,10 +48,10 @@ def pick(w: np.ndarray, which: str) -> np.ndarray:
         "LI": np.abs(w.imag),
         "SI": -np.abs(w.imag),
     }
-    # Keys of a pair may differ in the last bit; rounding them makes the tie a tie.
-    scale = np.abs(w).max(initial=0.0)
-    key = np.round(keys[which] / scale, 13) if scale > 0 and np.isfinite(scale) else keys[which]
-    return np.lexsort((-w.imag, -w.real * (w.imag != 0), -np.abs(w.imag) * 0, -key))
+    # Keys of a pair may differ in the last bits: 44 bits of the mantissa make the tie a tie, at any size.
+    mantissa, exponent = np.frexp(keys[which])
+    key = np.ldexp(np.round(mantissa * 2.0**44) / 2.0**44, exponent)
+    return np.lexsort((-w.imag, -w.real * (w.imag != 0), -key))
 
 
 class _Space:

@@ -88,7 +88,7 @@ def eigs(
     rtol = rtol if rtol is not None else (1e-10 if real == torch.float64 else 1e-5)
     dense = method == "dense" or (method == "auto" and (n <= DENSE_LIMIT or 4 * k > n or bool(A.batch_shape)))
     if dense or n < 4 * k + 40:
-        w, V, info = _dense_general(A, k, which, sigma)
+        w, V, info = _dense_general(A, k, which, sigma, rtol)
     else:
         limit = max_matvecs if max_matvecs is not None else max(50_000, 50 * k)
         w, V, info = _iterative_general(A, k, which, sigma, rtol, generator, v0, limit)
@@ -99,7 +99,9 @@ def eigs(
     return (w, V, info) if return_info else (w, V)
 
 
-def _dense_general(A: Operator, k: int, which: str, sigma: complex | None) -> tuple[Tensor, Tensor, Info]:
+def _dense_general(
+    A: Operator, k: int, which: str, sigma: complex | None, rtol: float
+) -> tuple[Tensor, Tensor, Info]:
     with torch.no_grad():
         dense = A._dense()
         if not bool(torch.isfinite(dense.abs()).all()):
@@ -108,12 +110,23 @@ def _dense_general(A: Operator, k: int, which: str, sigma: complex | None) -> tu
         best = _best(all_w, k, which, sigma)
         w = all_w.gather(-1, best)
         V = all_V.gather(-1, best.unsqueeze(-2).expand(*all_V.shape[:-1], k))
+        error = _residual(dense, w, V)
     if records(A):
         # Rows of the inverse of V are the left eigenvectors, scaled so that y^H v = 1.
         left = torch.linalg.inv(all_V).mH
         left = left.gather(-1, best.unsqueeze(-2).expand(*all_V.shape[:-1], k))
         w = first_order(w, bilinear(left, A @ V))
-    return w, V, Info("dense", matvecs=A.shape[-1], error=8 * torch.finfo(dense.dtype).eps)
+    return w, V, Info("dense", matvecs=A.shape[-1], error=error, converged=error <= rtol)
+
+
+def _residual(dense: Tensor, w: Tensor, V: Tensor) -> float:
+    """The largest ||A v - w v|| / ||A||_F: balancing, which LAPACK does first, may lose pairs of a graded matrix."""
+    largest = dense.abs().amax((-2, -1), keepdim=True) if dense.numel() else dense.new_zeros(1).abs()
+    size = torch.where(largest > 0, largest, 1.0)
+    scaled = dense / size
+    gap = scaled.to(V.dtype) @ V - V * (w / size[..., 0])[..., None, :]
+    norm = torch.linalg.matrix_norm(scaled)[..., None].clamp_min(1.0)
+    return float((torch.linalg.vector_norm(gap, dim=-2) / norm).max())
 
 
 def _best(w: Tensor, k: int, which: str, sigma: complex | None) -> Tensor:

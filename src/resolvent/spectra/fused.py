@@ -6,17 +6,7 @@ import numpy as np
 from numba import njit, prange
 
 from resolvent.operators import Sparse
-from resolvent.operators.csr import _dot, _gather_row
-
-
-@njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "contract", "nsz"})
-def _one(bounds, indptr, indices, values, x, z, scale, shift):  # type: ignore[no-untyped-def]
-    for t in prange(bounds.size - 1):
-        s = np.intp(indptr[bounds[t]])
-        for i in range(bounds[t], bounds[t + 1]):
-            e = np.intp(indptr[i + 1])
-            z[i] = scale * _dot(values, indices, s, e, x) - shift * x[i] - z[i]
-            s = e
+from resolvent.operators.csr import _gather_row
 
 
 @njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "contract", "nsz"})
@@ -37,7 +27,4 @@ def chebyshev_step(A: Sparse, x: np.ndarray, z: np.ndarray, scale: np.floating, 
     pattern = A._pattern
     values, k = A.values.detach().numpy(), x.shape[1]
     bounds = pattern._bounds(pattern._threads(k))
-    if k == 1:
-        _one(bounds, *pattern._arrays, values, x.reshape(-1), z.reshape(-1), scale, shift)
-    else:
-        _block(bounds, *pattern._arrays, values, x.reshape(-1), z.reshape(-1), k, scale, shift)
+    _block(bounds, *pattern._arrays, values, x.reshape(-1), z.reshape(-1), k, scale, shift)  # type: ignore[call-arg]
