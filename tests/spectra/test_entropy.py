@@ -92,6 +92,10 @@ def test_largest_eigenvalue_of_a_large_operator():
     d[-1] = 2
     A = MatrixFree((2500, 2500), lambda X: d[:, None] * X, dtype=torch.float64, positive=True)
     assert float(entropy(A, math.inf, generator=0)) == pytest.approx(renyi(d, math.inf), rel=0.01)
+    # Nearly pure: the entropy is the small difference of the trace and one eigenvalue.
+    d[-1] = 5e4
+    assert float(entropy(A, math.inf, generator=0)) == pytest.approx(renyi(d, math.inf), rel=0.01)
+    assert float(entropy(A, math.inf, atol=0.1, generator=0)) == pytest.approx(renyi(d, math.inf), abs=0.1)
 
 
 @pytest.mark.parametrize("alpha", [0, math.inf])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,9 @@ _SMALLEST = 1e-5
 _PRINTED = 2e-5
 # Entries converted to float64 at a time: the copy stays in the cache of the product that reads it.
 _CHUNK = 1 << 19
+# Below this side the factorisations run on one thread: a second gains nothing there, and the thousands of times that the two
+# wait for each other make them ten times slower as soon as another process wants a core.
+_THREADED_SIDE = 768
 # Below this side, single precision saves less than it loses (the condition number).
 _SINGLE_SIDE = 1024
 # The Gram matrix of a sparse matrix is formed up to this shorter side, and its float64 copy up to this many entries.
@@ -173,9 +178,14 @@ def _gram(matrix: Tensor, exponent: int, *, single: bool = False) -> np.ndarray:
 
 
 def _from_gram(gram: np.ndarray, shape: tuple[int, int], method: str) -> Spectrum:
-    import scipy.linalg
+    if min(shape) < _THREADED_SIDE:
+        with _one_thread():
+            eigenvalues = torch.linalg.eigvalsh(torch.from_numpy(gram)).numpy()
+    else:
+        import scipy.linalg
 
-    eigenvalues = scipy.linalg.eigh(gram, eigvals_only=True, driver="evd", overwrite_a=True, check_finite=False)
+        # On large matrices the OpenBLAS behind SciPy is twice as fast as the MKL behind torch.
+        eigenvalues = scipy.linalg.eigh(gram, eigvals_only=True, driver="evd", overwrite_a=True, check_finite=False)
     eigenvalues = np.maximum(eigenvalues[::-1].astype(np.float64), 0.0)
     eps = float(np.finfo(gram.dtype).eps)
     # Measured on trained and random matrices: 0.7 eps times the largest; the factor leaves a margin of ten.
@@ -195,9 +205,23 @@ def _accurate_in_single(found: Spectrum) -> bool:
 
 
 def _decomposed(matrix: Tensor, shape: tuple[int, int], exponent: int) -> Spectrum:
-    import scipy.linalg
-
     check_memory(24.0 * math.prod(shape), "its float64 singular value decomposition")
     A = _shifted(matrix.to(torch.complex128 if matrix.is_complex() else torch.float64), -exponent)
-    values = scipy.linalg.svdvals(A.numpy(), check_finite=False)
+    if min(shape) < _THREADED_SIDE:
+        with _one_thread():
+            values = torch.linalg.svdvals(A).numpy()
+    else:
+        import scipy.linalg
+
+        values = scipy.linalg.svdvals(A.numpy(), check_finite=False)
     return Spectrum(values, shape, float(np.finfo(np.float64).eps) * max(shape) * float(values[0]), "svd")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from resolvent.errors import ConvergenceError
 from resolvent.info import Info
 from resolvent.operators.arrays import give_back
 from resolvent.operators.convert import OperatorLike, as_operator
@@ -183,12 +184,22 @@ def _from_largest(A: Operator, options: dict[str, float], generator: GeneratorLi
 
     B = A if A.kind == "torch" else _as_torch(A)
     largest = _largest_of_positive(B, A.positive, options, generator)
-    total, info = trace(
-        B, rtol=options["rtol"] / 2, confidence=options["confidence"], generator=generator, return_info=True
-    )
-    total = total.real if total.is_complex() else total
-    error = info.error / max(abs(float((total / largest).log())), 1e-300)
-    return (total / largest).log(), Info("largest eigenvalue", info.matvecs, info.iterations, error, True)
+    rtol, atol = options["rtol"], options["atol"]
+    precise = min(1e-6, rtol / 4)
+    goal = rtol / 2
+    for _ in range(2):
+        total, info = trace(B, rtol=goal, confidence=options["confidence"], generator=generator, return_info=True)
+        value = ((total.real if total.is_complex() else total) / largest).log()
+        size, error = abs(float(value.detach())), info.error + precise
+        if error <= max(rtol * size, atol):
+            break
+        # A small entropy needs the trace as much better as it is small.
+        goal = max(0.4 * rtol * size, atol / 2, 1e-12)
+    info = Info("largest eigenvalue", info.matvecs, info.iterations, error / max(size, 1e-300), True)
+    if error > max(rtol * size, atol):
+        message = f"entropy: the error is {error:.3g}, {max(rtol * size, atol):.3g} was asked for"
+        raise ConvergenceError(message, best=give_back(value, A.kind), error=info.error)
+    return value, info
 
 
 def _largest_of_positive(A: Operator, declared: bool, options: dict[str, float], generator: GeneratorLike) -> Tensor:

@@ -16,7 +16,10 @@ from resolvent.spectra.restart import KrylovSpace
 
 Multiply = Callable[[Tensor], Tensor]
 _MARGIN = 0.5
-_LEAST_DEGREE = 4
+_LEAST_DEGREE = 6
+_FILTERS = 6
+# A residual of 1e-8 takes the logarithm of 1e8 sqrt(n), showing up as a Ritz value that of sqrt(n): about a third.
+_AGAIN = 0.3
 
 
 @dataclass
@@ -78,35 +81,40 @@ class _Solver:
     def __init__(self, problem: Problem) -> None:
         self.p = problem
         k = problem.k
-        self.block = 2 if problem.which != "BE" else 1
-        self.block = 1
-        dim = max(2 * k + 20, 32) if problem.which != "BE" else max(3 * k + 20, 40)
-        self.dim = min(dim, problem.n - 2)
+        # A basis vector costs about four n multiplications per step, in both directions of two products: where a product
+        # with A costs far more than that, a larger basis pays by fewer of them.
+        self.work = problem.cost / problem.n
+        self.dim = min(2 * k + (20 if self.work < 100 else 40) + (k if problem.which == "BE" else 0), problem.n - 2)
         self.products = 0
         self.restarts = 0
         self.norm = 0.0
         self.bounds = (math.inf, -math.inf)
 
-    def space(self, multiply: Multiply, block: int, dim: int) -> KrylovSpace:
-        p = self.p
-        return KrylovSpace(multiply, p.n, dim, block, p.dtype, p.device, p.generator)
-
     def run(self) -> Pairs:
         p = self.p
-        space = self.space(p.multiply, self.block, self.dim)
-        start = space.random_rows(self.block)
+        space = self._space(p.multiply, self.dim)
+        start = space.random_rows(1)
         if p.start is not None:
             start[0] = p.start
         space.start(start)
-        rows, done = self._lanczos(
-            space, p.which, lambda theta, wanted: self._goal(float(theta[wanted[-1]])), may_filter=self._may_filter()
-        )
-        self.products += space.products
-        if not done and self._may_filter():
-            rows = self._filtered(rows)
-        return self._finish(rows)
+        if self._may_filter():
+            space.expand(p.k + 15)
+            theta, S, residual = space.ritz()
+            self._see(theta, residual)
+            self.restarts += 1
+            best = order(theta, p.which)
+            if float(residual[best[: p.k]].max()) > math.sqrt(p.rtol) * self.norm:
+                self.products += space.products
+                return self._filtered(space.vectors(S[:, best[: p.k + 2]]))
+        run = _Plain(self)
+        _iterate(self, space, p.which, run, 1)
+        return self._pairs(run.confirmed, "lanczos")
 
-    def _goal(self, last: float) -> float:
+    def _space(self, multiply: Multiply, dim: int) -> KrylovSpace:
+        p = self.p
+        return KrylovSpace(multiply, p.n, dim, 1, p.dtype, p.device, p.generator)
+
+    def goal(self, last: float) -> float:
         """The residual to reach when the k-th value is `last`."""
         if not self.p.squared or self.norm == 0:
             return self.p.rtol * self.norm
@@ -114,50 +122,7 @@ class _Solver:
         return self.norm * max(self.p.rtol * share, 40 * torch.finfo(self.p.dtype).eps)
 
     def _may_filter(self) -> bool:
-        p = self.p
-        return p.filtered and p.which in ("LA", "SA", "LM") and p.cost < 16 * p.n * self.dim
-
-    # ---- one Lanczos iteration, plain or filtered ------------------------------------------------------------------
-
-    def _lanczos(
-        self, space: KrylovSpace, which: str, tolerance: Callable, may_filter: bool, factor: int = 1
-    ) -> tuple[Tensor, bool]:
-        """Restart until converged and verified; returns the wanted Ritz vectors as rows, and whether they are."""
-        k = self.p.k
-        before = space.products
-        settled: float | None = None
-        verify_until = 0
-        while True:
-            space.expand()
-            self.restarts += 1
-            theta, S, residual = space.ritz()
-            best = order(theta, which)
-            wanted = best[:k]
-            if factor == 1:
-                self._see(theta, residual)
-            tolerances = _MARGIN * tolerance(theta, wanted)
-            converged = residual[wanted] <= tolerances
-            if bool(converged.all()):
-                last = float(theta[wanted[-1]])
-                fresh = settled is None or abs(last - settled) > tolerances
-                if fresh:
-                    used = space.products - before
-                    settled, verify_until = last, space.products + int(0.4 * used)
-                    space.start(space.random_rows(space.block), space.vectors(S[:, wanted]), theta[wanted])
-                    before = space.products
-                    continue
-                if space.products >= verify_until:
-                    return space.vectors(S[:, wanted]), True
-            if self.products + factor * space.products > self.p.limit:
-                return space.vectors(S[:, wanted]), False
-            if may_filter and self.restarts >= 2 and settled is None and not bool(converged.any()):
-                return space.vectors(S[:, best[: k + 2]]), False
-            keep = self._keep(space, k, int(converged.sum()))
-            space.restart(theta[best[:keep]], S[:, best[:keep]])
-
-    def _keep(self, space: KrylovSpace, k: int, converged: int) -> int:
-        keep = min(k + max(2, (space.dim - k) // 3), space.size - 2 * space.block)
-        return max(keep, min(k, space.size - space.block))
+        return self.p.filtered and self.p.which in ("LA", "SA", "LM") and self._balanced() >= _LEAST_DEGREE
 
     def _see(self, theta: Tensor, residual: Tensor) -> None:
         low, high = float(theta[0] - residual[0]), float(theta[-1] + residual[-1])
@@ -166,34 +131,25 @@ class _Solver:
 
     # ---- the filter ------------------------------------------------------------------------------------------------
 
-    def _filtered(self, rows: Tensor) -> Tensor:
+    def _filtered(self, rows: Tensor) -> Pairs:
         p, k = self.p, self.p.k
-        for _ in range(8):
-            theta, rows, _ = self._rayleigh_ritz(rows)
+        for _ in range(_FILTERS):
+            theta, rows, _ = self.rayleigh_ritz(rows)
             low, high, far = self._interval(theta)
-            degree = self._degree(low, high, far)
-            polynomial = ChebyshevFilter(p.multiply, low, high, degree, p.operator)
-            dim = min(max(k + 16, int(1.5 * k) + 10), self.dim)
-            space = self.space(polynomial, self.block, dim)
-            mixed = space.random_rows(rows.shape[0])[:, :1]
-            start = (rows * mixed / math.sqrt(rows.shape[0])).sum(0, keepdim=True)
-            noise = space.random_rows(self.block)
-            start = start + 1e-3 * noise / math.sqrt(p.n)
-            space.start(start)
-            spread = max(high, float(theta.max())) - min(low, float(theta.min()))
-
-            goal = self._goal(float(theta[order(theta, p.which)[k - 1]]))
-
-            def tolerance(mu: Tensor, wanted: Tensor, spread: float = spread, goal: float = goal) -> float:
-                growth = max(float(mu[wanted[-1]]) - 1, 1e-3)
-                return goal * growth / spread
-
-            rows, done = self._lanczos(space, "LA", tolerance, may_filter=False, factor=polynomial.degree)
-            self.products += space.products * polynomial.degree
-            if done:
-                return rows
-            return rows
-        return rows
+            polynomial = ChebyshevFilter(p.multiply, low, high, self._degree(low, high, far), p.operator)
+            space = self._space(polynomial, min(2 * k + 12, self.dim))
+            # A little of everything, so that nothing is missing from the start.
+            mixed = (rows * space.random_rows(len(rows))[:, :1]).sum(0, keepdim=True)
+            noise = space.random_rows(1)
+            space.start(mixed / torch.linalg.vector_norm(mixed) + 1e-2 * noise / torch.linalg.vector_norm(noise))
+            run = _Filtered(self, polynomial)
+            _iterate(self, space, "LA", run, polynomial.degree)
+            if not run.leak:
+                return self._pairs(run.confirmed, "chebyshev-filtered lanczos")
+            # The interval did not hold the rest of the spectrum: what was found lies beyond it and widens it.
+            values = run.confirmed[0]
+            self.bounds = (min(self.bounds[0], float(values.min())), max(self.bounds[1], float(values.max())))
+        return self._pairs((*run.confirmed[:2], math.inf), "chebyshev-filtered lanczos")
 
     def _interval(self, theta: Tensor) -> tuple[float, float, float]:
         """[low, high] that holds the unwanted spectrum, and the wanted point farthest from it."""
@@ -209,31 +165,130 @@ class _Solver:
         far = float(theta[theta.abs().argmax()])
         return inner_low, inner_high, far
 
+    def _balanced(self) -> int:
+        """The degree at which products and orthogonalisation cost about the same, doubled."""
+        return int(8 * self.dim / (self.work + 6)) + 2
+
     def _degree(self, low: float, high: float, far: float) -> int:
-        p = self.p
-        eps = torch.finfo(p.dtype).eps
-        growth = max(p.rtol / (10 * eps), 10.0)
-        balanced = int(8 * self.dim * p.n / (p.cost + 6 * p.n)) + 2
-        return max(_LEAST_DEGREE, min(degree_for_growth(far, low, high, growth), balanced))
+        growth = max(self.p.rtol / (10 * torch.finfo(self.p.dtype).eps), 10.0)
+        return max(_LEAST_DEGREE, min(degree_for_growth(far, low, high, growth), self._balanced()))
 
     # ---- the end ---------------------------------------------------------------------------------------------------
 
-    def _rayleigh_ritz(self, rows: Tensor) -> tuple[Tensor, Tensor, float]:
+    def rayleigh_ritz(self, rows: Tensor) -> tuple[Tensor, Tensor, float]:
         """Values ascending, rotated rows, and the largest residual, all from one product with A."""
-        X, _R = torch.linalg.qr(rows.mT)
-        AX = self.p.multiply(X.contiguous())
+        X, _ = torch.linalg.qr(rows.mT)
+        X = X.contiguous()
+        AX = self.p.multiply(X)
         self.products += X.shape[1]
         wide = torch.complex128 if X.is_complex() else torch.float64
         H = (X.mH @ AX).to(wide)
         theta, U = torch.linalg.eigh((H + H.mH) / 2)
         U = U.to(X.dtype)
         X, AX = X @ U, AX @ U
-        residual = AX - X * theta.to(X.dtype)
-        error = torch.linalg.vector_norm(residual, dim=0).max()
+        error = float(torch.linalg.vector_norm(AX - X * theta.to(X.dtype), dim=0).max())
+        if not math.isfinite(error):
+            raise ValueError("the product with A returned NaN or infinity")
         self.norm = max(self.norm, float(theta.abs().max()))
-        return theta, X.mT.contiguous(), float(error)
+        return theta, X.mT, error
 
-    def _finish(self, rows: Tensor) -> Pairs:
-        theta, rows, error = self._rayleigh_ritz(rows[: self.p.k])
+    def _pairs(self, confirmed: tuple[Tensor, Tensor, float], method: str) -> Pairs:
+        theta, rows, error = confirmed
         relative = error / self.norm if self.norm > 0 else 0.0
-        return Pairs(theta, rows.mT, relative, self.products, self.restarts, "lanczos")
+        return Pairs(theta, rows.mT, relative, self.products, self.restarts, method)
+
+
+class _Plain:
+    """Convergence of Ritz pairs of A itself: the estimated residuals are right but for rounding."""
+
+    leak = False
+    chunk = None
+
+    def __init__(self, solver: _Solver) -> None:
+        self.solver = solver
+        self.confirmed: tuple[Tensor, Tensor, float]
+
+    def see(self, theta: Tensor, residual: Tensor) -> None:
+        self.solver._see(theta, residual)
+
+    def allowed(self, last: float) -> float:
+        """The residual that a Ritz pair may have when the k-th value is `last`."""
+        return _MARGIN * self.solver.goal(last)
+
+    def confirm(self, rows: Tensor) -> bool:
+        """Whether the vectors truly have small residuals; keeps what it computed."""
+        self.confirmed = self.solver.rayleigh_ritz(rows)
+        return self.confirmed[2] <= self.solver.goal(self._last())
+
+    def _last(self) -> float:
+        theta = self.confirmed[0]
+        return float(theta[order(theta, self.solver.p.which)[-1]])
+
+
+class _Filtered(_Plain):
+    """Convergence of Ritz pairs of the polynomial; how their residuals relate to those of A is measured."""
+
+    chunk = 4
+
+    def __init__(self, solver: _Solver, polynomial: ChebyshevFilter) -> None:
+        super().__init__(solver)
+        self.polynomial = polynomial
+        self.factor = 0.1
+        self.growth = 1.0
+
+    def see(self, theta: Tensor, residual: Tensor) -> None:
+        return None
+
+    def allowed(self, last: float) -> float:
+        self.growth = max(last, 1.0)
+        return _MARGIN * self.solver.goal(self._edge()) * self.growth / (self.factor * self.polynomial.half)
+
+    def _edge(self) -> float:
+        # Good enough for a goal: the end of the interval is the k-th value or a little inside.
+        return self.polynomial.high
+
+    def confirm(self, rows: Tensor) -> bool:
+        self.confirmed = self.solver.rayleigh_ritz(rows)
+        theta, _, error = self.confirmed
+        slack = 1e-6 * self.polynomial.half
+        inside = (theta > self.polynomial.low + slack) & (theta < self.polynomial.high - slack)
+        which = self.solver.p.which
+        beyond = {"LA": theta < self.polynomial.low, "SA": theta > self.polynomial.high}.get(which, inside & False)
+        if which == "LM":
+            beyond = theta.abs() < (1 - 1e-6) * min(abs(self.polynomial.low), abs(self.polynomial.high))
+        self.leak = bool((inside | beyond).any())
+        goal = self.solver.goal(self._last())
+        self.factor = max(self.factor * min(error / goal, 1e6) * 2, 1e-8) if error > goal else self.factor
+        return error <= goal or self.leak
+
+
+def _iterate(solver: _Solver, space: KrylovSpace, which: str, run: _Plain, factor: int) -> None:
+    """Grow and restart until k pairs have converged and nothing beyond them turns up from a random start."""
+    k, limit = solver.p.k, solver.p.limit
+    before, until, settled = 0, 0, None
+    while True:
+        space.expand(run.chunk)
+        theta, S, residual = space.ritz()
+        if len(theta) < k:
+            continue
+        run.see(theta, residual)
+        best = order(theta, which)
+        wanted = best[:k]
+        last = float(theta[wanted[-1]])
+        allowed = run.allowed(last)
+        spent = solver.products + factor * space.products > limit
+        if float(residual[wanted].max()) <= allowed or spent:
+            changed = settled is None or abs(last - settled) > 4 * allowed
+            if (changed or space.products >= until or spent) and (run.confirm(space.vectors(S[:, wanted])) or spent):
+                if run.leak or spent or not changed:
+                    solver.products += factor * space.products
+                    return
+                # Deflated, from a random vector: a Krylov space holds one copy of a multiple eigenvalue.
+                used, before = space.products - before, space.products
+                settled, until = last, space.products + max(4, math.ceil(_AGAIN * used))
+                space.start(space.random_rows(1), space.vectors(S[:, wanted]), theta[wanted])
+                continue
+        if space.size >= space.dim:
+            solver.restarts += 1
+            keep = min(k + max(2, (space.dim - k) // 3), space.size - 2)
+            space.restart(theta[best[:keep]], S[:, best[:keep]])
