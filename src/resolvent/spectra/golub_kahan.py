@@ -70,6 +70,8 @@ def largest_singular(
         limit = max_products if max_products is not None else min(n + 20, 2000)
         v, error, steps = _gram_lanczos(A, start, scale, rtol, limit)
         sigma, u, products = _value(A, v, scale, real)
+        # What rounding leaves unknown is part of the error.
+        error = max(error, 2 * torch.finfo(A.dtype).eps)
     info = Info("golub-kahan", matvecs=2 * steps + products + 1, iterations=steps, error=error, converged=error <= rtol)
     if not info.converged:
         raise ConvergenceError(

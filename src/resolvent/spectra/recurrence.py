@@ -22,7 +22,7 @@ def _on_kernels(*tensors: Tensor) -> bool:
     )
 
 
-@njit(cache=True, fastmath=True, nogil=True, parallel=True)
+@njit(cache=True, fastmath={"reassoc", "contract", "nsz"}, nogil=True, parallel=True)
 def _dots_kernel(x, y, chunks):
     n, p = x.shape
     partial = np.zeros((chunks, p), dtype=np.float64)
@@ -41,7 +41,7 @@ def _dots_kernel(x, y, chunks):
     return partial.sum(axis=0)
 
 
-@njit(cache=True, fastmath=True, nogil=True, parallel=True)
+@njit(cache=True, fastmath={"reassoc", "contract", "nsz"}, nogil=True, parallel=True)
 def _advance_kernel(w, q, r, scale, a, b, chunks):
     n, p = w.shape
     partial = np.zeros((chunks, p), dtype=np.float64)
