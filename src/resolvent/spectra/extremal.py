@@ -228,7 +228,7 @@ class _Plain:
 class _Filtered(_Plain):
     """Convergence of Ritz pairs of the polynomial; how their residuals relate to those of A is measured."""
 
-    chunk = 4
+    chunk = 4  # type: ignore[assignment]
 
     def __init__(self, solver: _Solver, polynomial: ChebyshevFilter) -> None:
         super().__init__(solver)
