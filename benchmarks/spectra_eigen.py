@@ -2,9 +2,8 @@
 
     python benchmarks/spectra_eigen.py [--scale 1.0] [--only NAME] [--slow]
 
-Every method gets the same tolerance; the residual that it truly reached stands beside its time. A method that did
-not reach
-ten times the tolerance is not counted as a peer.
+Every method gets the same tolerance; the residual that it truly reached stands beside its time. A method that did not
+reach ten times the tolerance is not counted as a peer.
 """
 
 from __future__ import annotations

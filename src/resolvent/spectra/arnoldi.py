@@ -1,8 +1,7 @@
 """Krylov-Schur: restarted Arnoldi for eigenvalues of a general operator.
 
 The basis is kept as orthonormal rows; with Q the matrix of these rows as columns, A Q = Q H + q b^H. A restart turns
-H into
-Schur form with the wanted eigenvalues first and keeps that part, which leaves the relation as it was.
+H into Schur form with the wanted eigenvalues first and keeps that part, which leaves the relation as it was.
 """
 
 from __future__ import annotations

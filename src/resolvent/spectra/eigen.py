@@ -55,14 +55,13 @@ def eigsh(
     A : (*batch, n, n) Hermitian operator or anything `as_operator` takes; a batch is solved densely
     k : how many, 1 to n
     which : largest in size ("LM"), largest ("LA"), smallest ("SA"), smallest in size ("SM"), or half from either end
-        with
-        one more from the high end if k is odd ("BE"). With `sigma` it refers to 1 / (w - sigma).
+        with one more from the high end if k is odd ("BE"). With `sigma` it refers to 1 / (w - sigma).
     sigma : find the eigenvalues nearest to it, by shift and invert; for sparse and for small operators
     rtol : residual :math:`\|A v - w v\|` of every pair relative to :math:`\|A\|`; default 1e-10 in float64, 1e-5 in
         float32
     generator : randomness of the starting vectors
     v0 : (n,) starting vector
-    max_matvecs : products before it gives up; default max(20000, 50 k), which is far above what it should need
+    max_matvecs : products before it gives up; default max(200000, 50 k), far above what it should need
     method : "dense" for LAPACK, "lanczos" for the iteration; "auto" takes the cheaper one
     return_info : also return `Info`
 
@@ -78,17 +77,14 @@ def eigsh(
 
     Notes
     -----
-    Small or k > n/4: LAPACK. Else thick-restart Lanczos with full orthogonalisation. Where a product is cheap beside
-    the
-    orthogonalisation, the iteration runs on a Chebyshev polynomial of A that lifts the wanted end out of the rest,
-    so that the
-    basis stays small. Converged pairs are tested: the iteration is restarted with a random vector orthogonal to
-    them for at least 40% of the work done so far, and goes on if anything beyond the k-th turns up. So copies of a
-    multiple
-    eigenvalue are found, which a single Krylov space cannot see. The residuals are recomputed at the end.
-    Differentiable to first order in w and V; for a V-dependent loss the backward pass solves k linear systems with
-    MINRES (the dense path: exactly). A loss must not depend on the phases of V, nor on the basis chosen for a multiple
-    eigenvalue.
+    Small or k > n/4: LAPACK. Else thick-restart Lanczos with full orthogonalisation. Where a product is
+    cheap beside the orthogonalisation, the iteration runs on a Chebyshev polynomial of A that lifts the wanted end
+    out of the rest, so that the basis stays small. Converged pairs are tested: the iteration is restarted with a
+    random vector orthogonal to them for at least 40% of the work done so far, and goes on if anything beyond the k-th
+    turns up. So copies of a multiple eigenvalue are found, which a single Krylov space cannot see. The residuals are
+    recomputed at the end. Differentiable to first order in w and V; for a V-dependent loss the backward pass solves k
+    linear systems with MINRES (the dense path: exactly). A loss must not depend on the phases of V, nor on the basis
+    chosen for a multiple eigenvalue.
 
     References
     ----------

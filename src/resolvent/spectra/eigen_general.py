@@ -61,12 +61,10 @@ def eigs(
 
     Notes
     -----
-    Krylov-Schur: Arnoldi with full reorthogonalisation, restarted with the wanted part of the Schur form. A small
-    residual
-    does not mean a small error where eigenvalues are ill-conditioned (far from normal A): there the values are those
-    of a matrix within rtol ||A|| of A. w is differentiable to first order, by the left eigenvectors of one more run;
-    V is
-    not differentiable.
+    Krylov-Schur: Arnoldi with full reorthogonalisation, restarted with the wanted part of the Schur form.
+    A small residual does not mean a small error where eigenvalues are ill-conditioned (far from normal A): there the
+    values are those of a matrix within rtol ||A|| of A. w is differentiable to first order, by the left eigenvectors
+    of one more run; V is not differentiable.
 
     References
     ----------

@@ -5,8 +5,7 @@ For a Hermitian A with :math:`A v_i = w_i v_i`
 .. math:: dw_i = v_i^H\,dA\,v_i, \qquad dv_i = (w_i - A)^+ dA\, v_i,
 
 so both are functions of the block ``A @ V`` with V held fixed. Autograd carries the gradient of that block on to
-whatever A
-is made of.
+whatever A is made of.
 """
 
 from __future__ import annotations

@@ -45,12 +45,12 @@ def largest_singular(
 
     Notes
     -----
-    Lanczos with full reorthogonalisation on A^H A (or A A^H if that is smaller) from a random vector, one pass over the
-    data per step where the operator has a fused Gram product. For a Ritz pair (theta, y) of residual r the error of
-    theta is at most r^2 / gap; the gap is taken to the next Ritz value, and the bound must hold with a factor of
-    four to spare at two consecutive steps. sigma is the norm of A v, recomputed, so it never exceeds the truth by
-    more than
-    rounding. The work vectors are scaled by a power of two, so that A^H A neither overflows nor underflows.
+    Lanczos with full reorthogonalisation on A^H A (or A A^H if that is smaller) from a random vector, one
+    pass over the data per step where the operator has a fused Gram product. For a Ritz pair (theta, y) of residual r
+    the error of theta is at most r^2 / gap; the gap is taken to the next Ritz value, and the bound must hold with a
+    factor of four to spare at two consecutive steps. sigma is the norm of A v, recomputed, so it never exceeds the
+    truth by more than rounding. The work vectors are scaled by a power of two, so that A^H A neither overflows nor
+    underflows.
     """
     m, n = A.shape[-2:]
     real = torch.zeros((), dtype=A.dtype).real.dtype

@@ -1,8 +1,7 @@
 """Block orthogonalisation against a basis that is stored as rows, as few large products.
 
 A Krylov basis is kept as a (j, n) row-major array, so that a new vector is one contiguous write and the projections
-of a
-block on the whole basis are one product of (j, n) with (n, b).
+of a block on the whole basis are one product of (j, n) with (n, b).
 """
 
 from __future__ import annotations

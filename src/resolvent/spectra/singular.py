@@ -72,15 +72,11 @@ def svds(
 
     Notes
     -----
-    Small or k > min(m, n)/4: LAPACK. Else Golub-Kahan-Lanczos in its one-sided form: thick-restart Lanczos (as in
-    `eigsh`,
-    with filter and test for multiple values) on A^H A of the smaller side with one pass over the data per product,
-    then a
-    small SVD of A V. What squaring costs in accuracy only shows for s_k below about eps/rtol of ||A||; the residuals
-    tell, and then
-    the iteration goes on with [0, A; A^H, 0], which does not square.
+    Small or k > min(m, n)/4: LAPACK. Else Golub-Kahan-Lanczos in its one-sided form: thick-restart
+    Lanczos (as in `eigsh`, with filter and test for multiple values) on A^H A of the smaller side with one pass over
+    the data per product, then a small SVD of A V. What squaring costs in accuracy only shows for s_k below about
+    eps/rtol of ||A||; the residuals tell, and then the iteration goes on with [0, A; A^H, 0], which does not square.
     Differentiable to first order, as `eigsh`; a loss must not depend on the signs or phases of the vectors.
-
     References
     ----------
     "Low-Rank Matrix Approximation Using the Lanczos Bidiagonalization Process with Applications"
