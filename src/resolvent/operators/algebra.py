@@ -171,8 +171,9 @@ class Scaled(Operator):
         A = _cast(A, dtype)
         batch = torch.broadcast_shapes(factor.shape, A.batch_shape)
         # A factor that is a learnable tensor has a sign that can change: only a fixed one proves positivity.
-        real = not factor.is_complex() or bool((factor.imag == 0).all())
-        nonnegative = real and bool(((factor.real if factor.is_complex() else factor) >= 0).all())
+        fixed = not factor.requires_grad
+        real = not factor.is_complex() or (fixed and bool((factor.imag == 0).all()))
+        nonnegative = fixed and real and bool(((factor.real if factor.is_complex() else factor) >= 0).all())
         super().__init__(
             (*batch, *A.shape[-2:]),
             dtype=dtype,
@@ -180,7 +181,7 @@ class Scaled(Operator):
             kind=A.kind,
             hermitian=A.hermitian and real,
             positive=A.positive and nonnegative,
-            unitary=A.unitary and bool((factor.abs() == 1).all()),
+            unitary=A.unitary and fixed and bool((factor.abs() == 1).all()),
             parts=(factor, A),
         )
         self._neutral = A._neutral

@@ -41,10 +41,13 @@ def as_tensor(x: Any, name: str) -> tuple[Tensor, Kind]:
 
 def check_finite(t: Tensor, name: str) -> None:
     """Raise a ValueError that names the argument and the first bad entry if `t` has a NaN or an infinity."""
-    # The sum of x*0 is NaN exactly if an entry is not finite: one pass, no boolean array for the usual case.
-    if t.numel() == 0 or bool(torch.isfinite((t.detach() * 0).sum())):
+    t = t.detach()
+    # One pass without a temporary for the usual case: a finite sum has finite terms. (A sum can overflow by itself.)
+    if bool(torch.isfinite(t.sum())):
         return
-    bad = (~torch.isfinite(t.detach())).nonzero()
+    bad = (~torch.isfinite(t)).nonzero()
+    if not len(bad):
+        return
     where = tuple(bad[0].tolist())
     raise ValueError(f"{name} has {len(bad)} entries that are NaN or infinite, the first at {where}")
 

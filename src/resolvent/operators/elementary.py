@@ -115,7 +115,8 @@ class Diagonal(Operator):
 
     Parameters
     ----------
-    d : (*batch, n) tensor or array
+    d : (*batch, n) tensor or array. Real, nonnegative or unimodular entries make the operator known to be Hermitian,
+        positive or unitary, unless `d` requires a gradient and so may change; then `declare` what will hold.
 
     Examples
     --------
@@ -127,10 +128,11 @@ class Diagonal(Operator):
     def __init__(self, d: ArrayLike) -> None:
         t, kind = as_tensor(d, "d")
         _dims(t, 1, "d", "(*batch, n)")
-        with torch.no_grad():
-            real = not t.is_complex() or bool((t.imag == 0).all())
-            positive = real and bool(((t.real if t.is_complex() else t) >= 0).all())
-            unitary = bool((t.abs() == 1).all())
+        # The values of a learnable tensor change under the operator: they prove nothing.
+        fixed = not t.requires_grad
+        real = not t.is_complex() or (fixed and bool((t.imag == 0).all()))
+        positive = fixed and real and bool(((t.real if t.is_complex() else t) >= 0).all())
+        unitary = fixed and bool((t.abs() == 1).all())
         super().__init__(
             (*t.shape, t.shape[-1]),
             dtype=t.dtype,

@@ -5,14 +5,20 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from resolvent.operators.diagonals import Diagonals
+
 # Entries times columns that keep one core busy for longer than it takes to wake another.
 _PER_THREAD = 20_000
+# Products with the same values after which another form of them is looked for, if they are many.
+_OFTEN = 12
+_MANY = 100_000
 
 
 class _Plan(NamedTuple):
@@ -56,21 +62,29 @@ class Pattern:
 
     # ---- products -----------------------------------------------------------------------------------------------
 
-    def product(self, values: Tensor, X: Tensor, adjoint: bool) -> Tensor:
-        """``A X`` or ``A^H X`` for X (n, k) or (m, k); not recorded by autograd."""
+    def product(self, values: Tensor, X: Tensor, adjoint: bool, own: bool = False) -> Tensor:
+        """``A X`` or ``A^H X`` for X (n, k) or (m, k); not recorded by autograd.
+
+        `own` says that torch counts all writes to the values, so that a copy in another form can be kept.
+        """
         rows = self.shape[1] if adjoint else self.shape[0]
         if len(self.indices) == 0 or X.shape[1] == 0:
             return X.new_zeros(rows, X.shape[1])
         if X.device.type != "cpu":
             return self._torch_product(values, X, adjoint)
+        if X.shape[1] == 1 and own and (form := self._streamed(values)) is not None:
+            y = form.times(X[:, 0].contiguous().numpy(), adjoint, self._threads(1))
+            return torch.from_numpy(y)[:, None]
         return self._scattered(values, X, through=False) if adjoint else self._gathered(values, X)
 
-    def gram(self, values: Tensor, X: Tensor) -> Tensor:
+    def gram(self, values: Tensor, X: Tensor, own: bool = False) -> Tensor:
         """``A^H A X`` with one pass over the matrix; not recorded by autograd."""
         if len(self.indices) == 0 or X.shape[1] == 0:
             return torch.zeros_like(X)
         if X.device.type != "cpu":
             return self._torch_product(values, self._torch_product(values, X, False), True)
+        if X.shape[1] == 1 and own and self._streamed(values) is not None:
+            return self.product(values, self.product(values, X, False, own), True, own)
         return self._scattered(values, X, through=True)
 
     def sampled(self, P: Tensor, Q: Tensor) -> Tensor:
@@ -111,6 +125,33 @@ class Pattern:
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
         unsigned = np.uint32 if self.indices.dtype == torch.int32 else np.uint64
         return self.indptr.numpy(), self.indices.numpy().view(unsigned)
+
+    def by_diagonals(self, values: Tensor) -> Diagonals | None:
+        """The entries held by diagonals if they lie on few: worth it for some dozens of products with one vector."""
+        if self.device.type != "cpu" or len(values) < _MANY or values.dtype not in (torch.float32, torch.float64):
+            return None
+        if "scattered" in self._made:
+            return None
+        from resolvent.operators.diagonals import diagonals
+
+        form = diagonals(self.shape, *self._arrays, values.detach().numpy())
+        if form is None:
+            self._made["scattered"] = True
+        return form
+
+    def _streamed(self, values: Tensor) -> Diagonals | None:
+        """`by_diagonals`, made when the same values are multiplied for the `_OFTEN`th time and kept."""
+        if len(values) < _MANY:
+            return None
+        now = (values.data_ptr(), values._version)
+        known, count, form = self._made.get("streamed", (None, 0, None))
+        if known != now:
+            count, form = 0, None
+        count += 1
+        if count == _OFTEN:
+            form = self.by_diagonals(values)
+        self._made["streamed"] = (now, count, form)
+        return form
 
     def _gathered(self, values: Tensor, X: Tensor) -> Tensor:
         from resolvent.operators import csr
@@ -154,7 +195,7 @@ class Pattern:
         return max(1, min(numba.get_num_threads(), work // _PER_THREAD, self.shape[0]))
 
     @functools.cached_property
-    def _made(self) -> dict[tuple[str, int], Any]:
+    def _made(self) -> dict[Any, Any]:
         return {}
 
     def _bounds(self, chunks: int) -> np.ndarray:

@@ -21,13 +21,15 @@ class _Product(torch.autograd.Function):
     """A X or A^H X of the values of A and X. Its derivatives are products and samplings again, to every order."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, X: Tensor, pattern: Pattern, adjoint: bool, mirrored: bool) -> Tensor:
+    def forward(
+        ctx: Any, values: Tensor, X: Tensor, pattern: Pattern, adjoint: bool, mirrored: bool, own: bool
+    ) -> Tensor:
         ctx.save_for_backward(values, X)
-        ctx.pattern, ctx.adjoint, ctx.mirrored = pattern, adjoint, mirrored
-        return pattern.product(values, X, adjoint)
+        ctx.pattern, ctx.adjoint, ctx.mirrored, ctx.own = pattern, adjoint, mirrored, own
+        return pattern.product(values, X, adjoint, own)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         values, X = ctx.saved_tensors
         grad_values = grad_X = None
         if ctx.needs_input_grad[0]:
@@ -37,8 +39,8 @@ class _Product(torch.autograd.Function):
             # The gather of the forward product is faster than the scatter, but only the scatter is right to the second
             # order in values that are free to leave the symmetry.
             adjoint = ctx.adjoint if ctx.mirrored and not ctx.needs_input_grad[0] else not ctx.adjoint
-            grad_X = _Product.apply(values, grad, ctx.pattern, adjoint, ctx.mirrored)
-        return grad_values, grad_X, None, None, None
+            grad_X = _Product.apply(values, grad, ctx.pattern, adjoint, ctx.mirrored, ctx.own)
+        return grad_values, grad_X, None, None, None, None
 
 
 class _Sampled(torch.autograd.Function):
@@ -54,8 +56,8 @@ class _Sampled(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         P, Q = ctx.saved_tensors
         need_P, need_Q, _ = ctx.needs_input_grad
-        grad_P = _Product.apply(grad, Q, ctx.pattern, False, False) if need_P else None
-        grad_Q = _Product.apply(grad, P, ctx.pattern, True, False) if need_Q else None
+        grad_P = _Product.apply(grad, Q, ctx.pattern, False, False, False) if need_P else None
+        grad_Q = _Product.apply(grad, P, ctx.pattern, True, False, False) if need_Q else None
         return grad_P, grad_Q, None
 
 
@@ -80,7 +82,9 @@ class Sparse(Operator):
     all cores on row chunks of equal work. The adjoint needs no stored transpose: blocks of rows scatter into the
     result, those at the same time into different columns where the matrix is local, else into private buffers that
     are added (n k numbers per core and call). A Hermitian matrix is its own adjoint. A block of columns that is not
-    row-major, or has batch dimensions, is copied once. On a GPU torch multiplies, and a transposed pattern (without
+    row-major, or has batch dimensions, is copied once. Values that are multiplied often with one vector and lie on few
+    diagonals are also kept diagonal by diagonal (of a symmetric matrix the upper half), which needs no indices and
+    about halves the time; not so memory that is shared with NumPy, where a write would go unnoticed. On a GPU torch multiplies, and a transposed pattern (without
     values) is kept for the adjoint.
     Gradients flow to the values and to X, to every order; those of the values are sampled at the stored entries,
     ``sum_k G[i, k] conj(X[j, k])``.
@@ -121,6 +125,8 @@ class Sparse(Operator):
             parts=(values,),
         )
         self._pattern = pattern
+        # Writes to torch's own memory are counted; those to memory shared with NumPy go unnoticed.
+        self._own = values.untyped_storage().resizable() and not values.is_inference()
 
     def with_values(self, values: Tensor) -> Sparse:
         """The matrix with the same pattern and other values (nnz,), in the order of `values`; facts are dropped.
@@ -163,12 +169,13 @@ class Sparse(Operator):
         return self._multiply(X, adjoint=False)
 
     def _multiply(self, X: Tensor, adjoint: bool) -> Tensor:
-        return _folded(lambda F: _Product.apply(self.values, F, self._pattern, adjoint, self.hermitian), X)
+        apply, given = _Product.apply, (self._pattern, adjoint, self.hermitian, self._own)
+        return _folded(lambda F: apply(self.values, F, *given), X)
 
     def _gram(self, X: Tensor) -> Tensor:
         if torch.is_grad_enabled() and (X.requires_grad or self.values.requires_grad):
             return self._multiply(self._multiply(X, False), True)
-        return _folded(lambda F: self._pattern.gram(self.values, F), X)
+        return _folded(lambda F: self._pattern.gram(self.values, F, self._own), X)
 
     def _adjoint(self) -> Operator:
         return _AdjointSparse(self)
@@ -178,6 +185,7 @@ class Sparse(Operator):
         out = object.__new__(type(self))
         out.__dict__.update(self.__dict__)
         out._start(self._pattern.to(values.device), values, self.kind, self.hermitian, self.positive)
+        out._own |= self._own and values.data_ptr() == self.values.data_ptr()
         return out
 
     # ---- entries ------------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ class ChebyshevFilter:
         self.center, self.half = (low + high) / 2, (high - low) / 2
         fits = isinstance(operator, Sparse) and operator.device.type == "cpu" and not operator.is_complex
         self.sparse = operator if fits else None
+        self.form = self.sparse._pattern.by_diagonals(self.sparse.values) if self.sparse is not None else None
 
     def __call__(self, X: Tensor) -> Tensor:
         if self.sparse is not None:
@@ -58,16 +59,21 @@ class ChebyshevFilter:
         kind = A.values.detach().numpy().dtype.type
         c, e = self.center, self.half
         x, z = X.detach().numpy().copy(), np.zeros(X.shape, dtype=kind)
-        chebyshev_step(A, x, z, kind(1 / e), kind(c / e))
+        form = self.form if X.shape[1] == 1 else None
+        chebyshev_step(A, form, x, z, kind(1 / e), kind(c / e))
         for _ in range(self.degree - 1):
             x, z = z, x
-            chebyshev_step(A, x, z, kind(2 / e), kind(2 * c / e))
+            chebyshev_step(A, form, x, z, kind(2 / e), kind(2 * c / e))
         return torch.from_numpy(z)
 
     def value(self, x: float) -> float:
         """The polynomial at a point outside [low, high]."""
         t = abs(x - self.center) / self.half
         return math.cosh(self.degree * math.acosh(t)) if t > 1 else 1.0
+
+    def distance(self, value: float) -> float:
+        """How far from the centre the polynomial has a value; the half width for all up to 1."""
+        return self.half * math.cosh(math.acosh(value) / self.degree) if value > 1 else self.half
 
 
 def degree_for_growth(outside: float, low: float, high: float, growth: float) -> int:

@@ -18,6 +18,10 @@ Multiply = Callable[[Tensor], Tensor]
 _MARGIN = 0.5
 _LEAST_DEGREE = 6
 _FILTERS = 6
+# Growth of the polynomial at the last wanted value, and how much closer to it the unwanted interval must be able to
+# reach for a new polynomial: it costs half as much again, so that all earlier ones together cost as much as the last.
+_APART = 8.0
+_SHRINK = 0.25
 # A residual of 1e-8 takes the logarithm of 1e8 sqrt(n), showing up as a Ritz value that of sqrt(n): about a third.
 _AGAIN = 0.3
 
@@ -133,10 +137,12 @@ class _Solver:
 
     def _filtered(self, rows: Tensor) -> Pairs:
         p, k = self.p, self.p.k
-        for _ in range(_FILTERS):
-            theta, rows, _ = self.rayleigh_ritz(rows)
-            low, high, far = self._interval(theta)
-            polynomial = ChebyshevFilter(p.multiply, low, high, self._degree(low, high, far), p.operator)
+        leaks = 0
+        theta, rows, _ = self.rayleigh_ritz(rows)
+        while leaks < _FILTERS:
+            low, high, far = self.interval(theta)
+            last = float(theta[order(theta, p.which)[min(k, len(theta) - 1)]])
+            polynomial = ChebyshevFilter(p.multiply, low, high, self._degree(low, high, last, far), p.operator)
             space = self._space(polynomial, min(2 * k + 12, self.dim))
             # A little of everything, so that nothing is missing from the start.
             mixed = (rows * space.random_rows(len(rows))[:, :1]).sum(0, keepdim=True)
@@ -144,14 +150,19 @@ class _Solver:
             space.start(mixed / torch.linalg.vector_norm(mixed) + 1e-2 * noise / torch.linalg.vector_norm(noise))
             run = _Filtered(self, polynomial)
             _iterate(self, space, "LA", run, polynomial.degree)
+            if run.found is not None:
+                theta, rows = run.found
+                continue
             if not run.leak:
                 return self._pairs(run.confirmed, "chebyshev-filtered lanczos")
             # The interval did not hold the rest of the spectrum: what was found lies beyond it and widens it.
             values = run.confirmed[0]
             self.bounds = (min(self.bounds[0], float(values.min())), max(self.bounds[1], float(values.max())))
+            theta, rows = run.confirmed[:2]
+            leaks += 1
         return self._pairs((*run.confirmed[:2], math.inf), "chebyshev-filtered lanczos")
 
-    def _interval(self, theta: Tensor) -> tuple[float, float, float]:
+    def interval(self, theta: Tensor) -> tuple[float, float, float]:
         """[low, high] that holds the unwanted spectrum, and the wanted point farthest from it."""
         which = self.p.which
         low, high = self.bounds
@@ -169,9 +180,12 @@ class _Solver:
         """The degree at which products and orthogonalisation cost about the same, doubled."""
         return int(8 * self.dim / (self.work + 6)) + 2
 
-    def _degree(self, low: float, high: float, far: float) -> int:
-        growth = max(self.p.rtol / (10 * torch.finfo(self.p.dtype).eps), 10.0)
-        return max(_LEAST_DEGREE, min(degree_for_growth(far, low, high, growth), self._balanced()))
+    def _degree(self, low: float, high: float, last: float, far: float) -> int:
+        """High enough to set the last wanted point apart, or to cost as much as the rest of a step; not so high that the
+        farthest point drowns the others in its rounding."""
+        most = max(self.p.rtol / (10 * torch.finfo(self.p.dtype).eps), 10.0)
+        apart = max(degree_for_growth(last, low, high, _APART), self._balanced())
+        return max(_LEAST_DEGREE, min(degree_for_growth(far, low, high, most), apart))
 
     # ---- the end ---------------------------------------------------------------------------------------------------
 
@@ -203,6 +217,7 @@ class _Plain:
 
     leak = False
     chunk = None
+    found: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, solver: _Solver) -> None:
         self.solver = solver
@@ -219,6 +234,10 @@ class _Plain:
         """Whether the vectors truly have small residuals; keeps what it computed."""
         self.confirmed = self.solver.rayleigh_ritz(rows)
         return self.confirmed[2] <= self.solver.goal(self._last())
+
+    def outgrows(self, space: KrylovSpace, S: Tensor, theta: Tensor) -> bool:
+        """Whether the Ritz pairs that a restart keeps show that a better operator than this can be had."""
+        return False
 
     def _last(self) -> float:
         theta = self.confirmed[0]
@@ -242,6 +261,17 @@ class _Filtered(_Plain):
     def allowed(self, last: float) -> float:
         self.growth = max(last, 1.0)
         return _MARGIN * self.solver.goal(self._edge()) * self.growth / (self.factor * self.polynomial.half)
+
+    def outgrows(self, space: KrylovSpace, S: Tensor, theta: Tensor) -> bool:
+        # The polynomial grows with the distance from the centre, so its values tell where the eigenvalues lie, if
+        # the vectors are near enough to some; whether they are, a product with A tells.
+        far = self.polynomial.distance(float(theta[0]))
+        width = far - self.polynomial.half
+        if far - self.polynomial.distance(float(theta[-1])) >= _SHRINK * width:
+            return False
+        self.found = self.solver.rayleigh_ritz(space.vectors(S))[:2]
+        low, high, far = self.solver.interval(self.found[0])
+        return abs(far - (low + high) / 2) - (high - low) / 2 < _SHRINK * width
 
     def _edge(self) -> float:
         # Good enough for a goal: the end of the interval is the k-th value or a little inside.
@@ -291,4 +321,8 @@ def _iterate(solver: _Solver, space: KrylovSpace, which: str, run: _Plain, facto
         if space.size >= space.dim:
             solver.restarts += 1
             keep = min(k + max(2, (space.dim - k) // 3), space.size - 2)
+            if settled is None and run.outgrows(space, S[:, best[:keep]], theta[best[:keep]]):
+                solver.products += factor * space.products
+                return
+            run.found = None
             space.restart(theta[best[:keep]], S[:, best[:keep]])

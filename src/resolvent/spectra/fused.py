@@ -7,6 +7,7 @@ from numba import njit, prange
 
 from resolvent.operators import Sparse
 from resolvent.operators.csr import _gather_row
+from resolvent.operators.diagonals import Diagonals
 
 
 @njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "contract", "nsz"})
@@ -22,9 +23,14 @@ def _block(bounds, indptr, indices, values, x, z, k, scale, shift):  # type: ign
             s = e
 
 
-def chebyshev_step(A: Sparse, x: np.ndarray, z: np.ndarray, scale: np.floating, shift: np.floating) -> None:
-    """z <- scale A x - shift x - z, for contiguous blocks x and z of shape (n, k)."""
+def chebyshev_step(
+    A: Sparse, form: Diagonals | None, x: np.ndarray, z: np.ndarray, scale: np.floating, shift: np.floating
+) -> None:
+    """z <- scale A x - shift x - z, for contiguous blocks x and z of shape (n, k); `form` holds A by diagonals."""
     pattern = A._pattern
     values, k = A.values.detach().numpy(), x.shape[1]
+    if form is not None and k == 1:
+        form.step(x[:, 0], z[:, 0], scale, shift, pattern._threads(1))
+        return
     bounds = pattern._bounds(pattern._threads(k))
     _block(bounds, *pattern._arrays, values, x.reshape(-1), z.reshape(-1), k, scale, shift)  # type: ignore[call-arg]
