@@ -201,9 +201,25 @@ def _scatter_row(values, indices, s, e, x, at, k, y, lead, shift):  # type: igno
         _scatter1(values, indices, s, e, x, at + c, y, lead, c, shift)
 
 
+@njit(cache=True, nogil=True, fastmath={"contract", "nsz"})
+def _one_column(first, last, indptr, indices, values, x, y):  # type: ignore[no-untyped-def]
+    # Without reassociation: LLVM's vector gathers are slower than one element after the other.
+    s = np.uint64(indptr[first])
+    for i in range(first, last):
+        e = np.uint64(indptr[i + 1])
+        total = values.dtype.type(0)
+        for j in range(s, e):
+            total += values[j] * x[indices[j]]
+        y[i] = total
+        s = e
+
+
 @njit(cache=True, nogil=True)
 def rows_times(first, last, indptr, indices, values, x, lead, k, y):  # type: ignore[no-untyped-def]
     """Rows first to last of y = A x for a row-major block of k columns, row i of x at i * lead, of y at i * k."""
+    if k == 1 and lead == 1:
+        _one_column(first, last, indptr, indices, values, x, y)
+        return
     s = np.intp(indptr[first])
     for i in range(first, last):
         e = np.intp(indptr[i + 1])

@@ -11,17 +11,21 @@ import torch
 from torch import Tensor
 
 from resolvent.operators import Operator
+from resolvent.random import gaussian
 from resolvent.spectra.chebyshev import ChebyshevFilter, degree_for_growth
 from resolvent.spectra.restart import KrylovSpace
 
 Multiply = Callable[[Tensor], Tensor]
 _MARGIN = 0.5
+_CHEAP = 64
 _LEAST_DEGREE = 6
 _FILTERS = 6
 # Growth of the polynomial at the last wanted value, and how much closer to it the unwanted interval must be able to
 # reach for a new polynomial: it costs half as much again, so that all earlier ones together cost as much as the last.
 _APART = 8.0
 _SHRINK = 0.25
+# Restarts that plain Lanczos may still need before a filter takes over.
+_PATIENCE = 8.0
 # A residual of 1e-8 takes the logarithm of 1e8 sqrt(n), showing up as a Ritz value that of sqrt(n): about a third.
 _AGAIN = 0.3
 
@@ -101,17 +105,10 @@ class _Solver:
         if p.start is not None:
             start[0] = p.start
         space.start(start)
-        if self._may_filter():
-            space.expand(p.k + 15)
-            theta, S, residual = space.ritz()
-            self._see(theta, residual)
-            self.restarts += 1
-            best = order(theta, p.which)
-            if float(residual[best[: p.k]].max()) > math.sqrt(p.rtol) * self.norm:
-                self.products += space.products
-                return self._filtered(space.vectors(S[:, best[: p.k + 2]]))
         run = _Plain(self)
         _iterate(self, space, p.which, run, 1)
+        if run.found is not None:
+            return self._filtered(*run.found)
         return self._pairs(run.confirmed, "lanczos")
 
     def _space(self, multiply: Multiply, dim: int) -> KrylovSpace:
@@ -125,7 +122,7 @@ class _Solver:
         share = max(last / self.norm, 0.0) ** 0.5
         return self.norm * max(self.p.rtol * share, 40 * torch.finfo(self.p.dtype).eps)
 
-    def _may_filter(self) -> bool:
+    def may_filter(self) -> bool:
         return self.p.filtered and self.p.which in ("LA", "SA", "LM") and self._balanced() >= _LEAST_DEGREE
 
     def _see(self, theta: Tensor, residual: Tensor) -> None:
@@ -135,17 +132,16 @@ class _Solver:
 
     # ---- the filter ------------------------------------------------------------------------------------------------
 
-    def _filtered(self, rows: Tensor) -> Pairs:
+    def _filtered(self, theta: Tensor, rows: Tensor) -> Pairs:
         p, k = self.p, self.p.k
         leaks = 0
-        theta, rows, _ = self.rayleigh_ritz(rows)
         while leaks < _FILTERS:
             low, high, far = self.interval(theta)
             last = float(theta[order(theta, p.which)[min(k, len(theta) - 1)]])
             polynomial = ChebyshevFilter(p.multiply, low, high, self._degree(low, high, last, far), p.operator)
             space = self._space(polynomial, min(2 * k + 12, self.dim))
             # A little of everything, so that nothing is missing from the start.
-            mixed = (rows * space.random_rows(len(rows))[:, :1]).sum(0, keepdim=True)
+            mixed = gaussian((1, len(rows)), p.dtype, p.device, p.generator) @ rows
             noise = space.random_rows(1)
             space.start(mixed / torch.linalg.vector_norm(mixed) + 1e-2 * noise / torch.linalg.vector_norm(noise))
             run = _Filtered(self, polynomial)
@@ -191,20 +187,29 @@ class _Solver:
 
     def rayleigh_ritz(self, rows: Tensor) -> tuple[Tensor, Tensor, float]:
         """Values ascending, rotated rows, and the largest residual, all from one product with A."""
-        X, _ = torch.linalg.qr(rows.mT)
-        X = X.contiguous()
-        AX = self.p.multiply(X)
-        self.products += X.shape[1]
-        wide = torch.complex128 if X.is_complex() else torch.float64
-        H = (X.mH @ AX).to(wide)
-        theta, U = torch.linalg.eigh((H + H.mH) / 2)
-        U = U.to(X.dtype)
-        X, AX = X @ U, AX @ U
-        error = float(torch.linalg.vector_norm(AX - X * theta.to(X.dtype), dim=0).max())
-        if not math.isfinite(error):
+        images = self._images(rows)
+        self.products += len(rows)
+        wide = torch.complex128 if rows.is_complex() else torch.float64
+        gram, H = (rows.conj() @ rows.mT).to(wide), (rows.conj() @ images.mT).to(wide)
+        # The rows are orthonormal but for rounding: Cholesky of their Gram matrix mends that.
+        L = torch.linalg.cholesky(gram)
+        H = torch.linalg.solve_triangular(L, (H + H.mH) / 2, upper=False)
+        H = torch.linalg.solve_triangular(L, H.mH, upper=False)
+        if not bool(torch.isfinite(H.abs().sum())):
             raise ValueError("the product with A returned NaN or infinity")
+        theta, U = torch.linalg.eigh((H + H.mH) / 2)
+        U = torch.linalg.solve_triangular(L.mH, U, upper=True).mT.to(rows.dtype)
+        rows, images = U @ rows, U @ images
+        images.addcmul_(rows, theta.to(rows.dtype)[:, None], value=-1)
+        error = float(torch.linalg.vector_norm(images, dim=1).max())
         self.norm = max(self.norm, float(theta.abs().max()))
-        return theta, X.mT, error
+        return theta, rows, error
+
+    def _images(self, rows: Tensor) -> Tensor:
+        """The products of A with the rows: one by one where a block would cost more to transpose than it saves."""
+        if self.work < _CHEAP:
+            return torch.cat([self.p.multiply(row[:, None]).mT for row in rows])
+        return self.p.multiply(rows.mT.contiguous()).mT.contiguous()
 
     def _pairs(self, confirmed: tuple[Tensor, Tensor, float], method: str) -> Pairs:
         theta, rows, error = confirmed
@@ -221,6 +226,7 @@ class _Plain:
 
     def __init__(self, solver: _Solver) -> None:
         self.solver = solver
+        self.worst: float | None = None
         self.confirmed: tuple[Tensor, Tensor, float]
 
     def see(self, theta: Tensor, residual: Tensor) -> None:
@@ -235,9 +241,19 @@ class _Plain:
         self.confirmed = self.solver.rayleigh_ritz(rows)
         return self.confirmed[2] <= self.solver.goal(self._last())
 
-    def outgrows(self, space: KrylovSpace, S: Tensor, theta: Tensor) -> bool:
-        """Whether the Ritz pairs that a restart keeps show that a better operator than this can be had."""
-        return False
+    def outgrows(self, space: KrylovSpace, S: Tensor, theta: Tensor, worst: float) -> bool:
+        """Whether the Ritz pairs that a restart keeps, and the largest residual of the wanted ones, show that a better
+        operator than this can be had."""
+        before, self.worst = self.worst, worst
+        if not before or not worst or not self.solver.may_filter():
+            return False
+        goal = self.allowed(float(theta[self.solver.p.k - 1]))
+        rate = worst / before
+        # More restarts than a filter takes, if they go on like this.
+        if goal >= worst or (rate < 1 and math.log(goal / worst) / math.log(rate) < _PATIENCE):
+            return False
+        self.found = self.solver.rayleigh_ritz(space.vectors(S))[:2]
+        return True
 
     def _last(self) -> float:
         theta = self.confirmed[0]
@@ -262,7 +278,7 @@ class _Filtered(_Plain):
         self.growth = max(last, 1.0)
         return _MARGIN * self.solver.goal(self._edge()) * self.growth / (self.factor * self.polynomial.half)
 
-    def outgrows(self, space: KrylovSpace, S: Tensor, theta: Tensor) -> bool:
+    def outgrows(self, space: KrylovSpace, S: Tensor, theta: Tensor, worst: float) -> bool:
         # The polynomial grows with the distance from the centre, so its values tell where the eigenvalues lie, if
         # the vectors are near enough to some; whether they are, a product with A tells.
         far = self.polynomial.distance(float(theta[0]))
@@ -321,8 +337,9 @@ def _iterate(solver: _Solver, space: KrylovSpace, which: str, run: _Plain, facto
         if space.size >= space.dim:
             solver.restarts += 1
             keep = min(k + max(2, (space.dim - k) // 3), space.size - 2)
-            if settled is None and run.outgrows(space, S[:, best[:keep]], theta[best[:keep]]):
+            kept, worst = best[:keep], float(residual[wanted].max())
+            if settled is None and run.outgrows(space, S[:, kept], theta[kept], worst):
                 solver.products += factor * space.products
                 return
             run.found = None
-            space.restart(theta[best[:keep]], S[:, best[:keep]])
+            space.restart(theta[kept], S[:, kept])

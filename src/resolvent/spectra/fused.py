@@ -11,7 +11,7 @@ from resolvent.operators.diagonals import Diagonals
 
 
 @njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "contract", "nsz"})
-def _block(bounds, indptr, indices, values, x, z, k, scale, shift):  # type: ignore[no-untyped-def]
+def _blocks(bounds, indptr, indices, values, x, z, k, scale, shift):  # type: ignore[no-untyped-def]
     for t in prange(bounds.size - 1):
         row = np.empty(k, values.dtype)
         s = np.intp(indptr[bounds[t]])
@@ -20,6 +20,19 @@ def _block(bounds, indptr, indices, values, x, z, k, scale, shift):  # type: ign
             _gather_row(values, indices, s, e, x, k, k, row, 0)
             for j in range(k):
                 z[i * k + j] = scale * row[j] - shift * x[i * k + j] - z[i * k + j]
+            s = e
+
+
+@njit(cache=True, nogil=True, parallel=True, fastmath={"contract", "nsz"})
+def _vector(bounds, indptr, indices, values, x, z, k, scale, shift):  # type: ignore[no-untyped-def]
+    for t in prange(bounds.size - 1):
+        s = np.uint64(indptr[bounds[t]])
+        for i in range(bounds[t], bounds[t + 1]):
+            e = np.uint64(indptr[i + 1])
+            total = values.dtype.type(0)
+            for j in range(s, e):
+                total += values[j] * x[indices[j]]
+            z[i] = scale * total - shift * x[i] - z[i]
             s = e
 
 
@@ -33,4 +46,5 @@ def chebyshev_step(
         form.step(x[:, 0], z[:, 0], scale, shift, pattern._threads(1))
         return
     bounds = pattern._bounds(pattern._threads(k))
-    _block(bounds, *pattern._arrays, values, x.reshape(-1), z.reshape(-1), k, scale, shift)  # type: ignore[call-arg]
+    kernel = _vector if k == 1 else _blocks
+    kernel(bounds, *pattern._arrays, values, x.reshape(-1), z.reshape(-1), k, scale, shift)  # type: ignore[call-arg]

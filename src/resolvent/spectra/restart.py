@@ -113,8 +113,13 @@ class KrylovSpace:
             raise ValueError("the product with A returned NaN or infinity")
         if size is not None:
             self.scale = max(self.scale, top)
-        rows, border = self._orthonormal(rows, 8 * self.eps * self.scale)
-        self.basis[j : j + b] = rows
+        floor = 8 * self.eps * self.scale
+        norm = torch.linalg.vector_norm(rows) if b == 1 else rows.new_zeros(()).real
+        if float(norm) > floor:
+            torch.div(rows, norm, out=self.basis[j : j + 1])
+            border = norm.to(self.small).reshape(1, 1)
+        else:
+            self.basis[j : j + b], border = self._orthonormal(rows, floor)
         if j >= b and self.local < j:
             self.T[j : j + b, j - b : j] = border
             self.T[j - b : j, j : j + b] = border.mH
@@ -122,9 +127,6 @@ class KrylovSpace:
     def _orthonormal(self, rows: Tensor, floor: float) -> tuple[Tensor, Tensor]:
         """Rows with the same span, and the (b, b) matrix B with rows^T = new^T B; Cholesky QR, twice."""
         if self.block == 1:
-            norm = torch.linalg.vector_norm(rows)
-            if float(norm) > floor:
-                return rows / norm, norm.to(self.small).reshape(1, 1)
             return self._one_by_one(rows, floor)
         border = torch.eye(self.block, dtype=self.small, device=rows.device)
         new = rows
