@@ -82,6 +82,11 @@ def path_laplacian(dtype: torch.dtype) -> Tensor:
     return torch.diag(a.sum(1)) - a
 
 
+def mirrored(dtype: torch.dtype) -> Tensor:
+    a = SPARSE[:4].to(dtype) * (1 + 2j if dtype.is_complex else 1)
+    return a + a.mH
+
+
 P = torch.tensor([2, 0, 3, 1])
 H8 = torch.from_numpy(scipy.linalg.hadamard(8).astype(float))
 SPARSE = torch.tensor([[1.0, 0, 0, 2], [0, 0, 3, 0], [0, 4, 0, 0], [5, 0, 0, 6], [0, 0, 0, 0]], dtype=torch.float64)
@@ -112,6 +117,8 @@ ELEMENTARY = [
     Case("Scaled", lambda r: (r(4, 3),), lambda t, a: -2.5 * ops.Dense(a), lambda t, a: -2.5 * a),
     Case("Power", lambda r: (r(4, 4),), lambda t, a: ops.Dense(a) ** 3, lambda t, a: a @ a @ a),
     Case("Sparse", lambda r: (), lambda t: ops.as_operator(SPARSE.to(t).to_sparse_csr()), lambda t: SPARSE.to(t)),
+    Case("HermitianSparse", lambda r: (), lambda t: ops.HermitianSparse(mirrored(t).triu().to_sparse()), lambda t: mirrored(t),
+         fact({"hermitian"})),
     Case("Laplacian", lambda r: (), lambda t: ops.Laplacian(ops.path_graph(5)).to(t), path_laplacian,
          fact({"hermitian", "positive"})),
 ]

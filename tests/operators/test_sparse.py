@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from resolvent.operators import Sparse, as_operator, grid_graph
+from resolvent.operators import HermitianSparse, Sparse, as_operator, grid_graph
 from resolvent.operators.csr import asymmetry
 from resolvent.operators.sparse import _Sampled
 
@@ -281,3 +281,47 @@ def test_bad_operands():
         A @ torch.ones(2)
     with pytest.raises(ValueError, match=r"\(6,\)"):
         A.with_values(torch.ones(5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.complex128])
+@pytest.mark.parametrize("reach", [40, 20_000])
+def test_one_triangle_multiplies_like_both(dtype: torch.dtype, reach: int) -> None:
+    n, g = 20_000, torch.Generator().manual_seed(0)
+    rows = torch.randint(0, n, (12 * n,), generator=g)
+    cols = (rows + torch.randint(0, reach, (12 * n,), generator=g)) % n
+    values = torch.randn(12 * n, dtype=dtype, generator=g)
+    W = torch.sparse_coo_tensor(torch.stack([rows, cols]), values, (n, n))
+    whole = Sparse((W + W.mH).coalesce(), hermitian=True)
+    half = HermitianSparse(whole)
+    assert half.nnz < 0.51 * whole.nnz
+    tolerance = 2e-3 if dtype == torch.float32 else 1e-11
+    for k in (1, 3, 16):
+        X = torch.randn(n, k, dtype=dtype, generator=g)
+        torch.testing.assert_close(half @ X, whole @ X, rtol=0, atol=tolerance)
+    torch.testing.assert_close(half.to_sparse().values, whole.values)
+    torch.testing.assert_close(half[:50, :70], whole[:50, :70])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_gradients_of_one_triangle(dtype: torch.dtype) -> None:
+    U = torch.triu(torch.ones(5, 5, dtype=dtype))
+    U[1, 3] = U[0, 2] = 0
+    A = HermitianSparse(U.to_sparse())
+    X = torch.randn(5, 2, dtype=dtype, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    values = torch.arange(1.0, A.nnz + 1).to(dtype).requires_grad_()
+    product = lambda v, X: A._map(lambda _: v) @ X  # noqa: E731
+    if dtype == torch.float64:
+        assert torch.autograd.gradcheck(product, (values, X))
+        assert torch.autograd.gradgradcheck(product, (values, X))
+    assert torch.autograd.gradcheck(lambda X: A @ X, (X,))
+
+
+def test_bad_triangles_are_named() -> None:
+    with pytest.raises(ValueError, match=r"a must be square, got shape \(2, 3\)"):
+        HermitianSparse(torch.ones(2, 3).to_sparse())
+    with pytest.raises(ValueError, match="a must be Hermitian"):
+        HermitianSparse(torch.tensor([[1.0, 2.0], [3.0, 1.0]]).to_sparse())
+    with pytest.raises(ValueError, match="a must have a real diagonal"):
+        HermitianSparse(torch.tensor([[1j, 2.0], [0.0, 1.0]]).to_sparse())
+    lower = HermitianSparse(torch.tensor([[1.0, 0.0], [2.0, 1.0]]).to_sparse())
+    assert lower.to_dense().tolist() == [[1.0, 2.0], [2.0, 1.0]]

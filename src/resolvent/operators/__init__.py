@@ -22,5 +22,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "operator": ["Operator"],
         "sparse": ["Sparse"],
         "toeplitz": ["Circulant", "Hankel", "Toeplitz"],
+        "triangle": ["HermitianSparse"],
     },
 )

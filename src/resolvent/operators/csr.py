@@ -256,6 +256,33 @@ def rows_gram(first, last, indptr, indices, values, x, lead, k, y, shift):  # ty
         s = e
 
 
+@njit(cache=True, nogil=True)
+def rows_mirrored(first, last, indptr, indices, values, x, lead, k, y, shift):  # type: ignore[no-untyped-def]
+    """y += the rows first to last of U + U^H - diag(U) times x, and what they say of other rows; U upper, sorted."""
+    row = np.empty(k, values.dtype)
+    s = np.intp(indptr[first])
+    for i in range(first, last):
+        e = np.intp(indptr[i + 1])
+        _gather_row(values, indices, s, e, x, lead, k, row, 0)
+        for c in range(k):
+            y[(i - shift) * k + c] += row[c]
+        # The diagonal entry, if there is one, comes first and has no mirror image.
+        above = s + 1 if s < e and np.intp(indices[s]) == i else s
+        _scatter_row(values, indices, above, e, x, i * lead, k, y, k, shift)
+        s = e
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def mirrored(bounds, phases, low, home, indptr, indices, values, x, lead, k, y, spare):  # type: ignore[no-untyped-def]
+    """y += (U + U^H - diag(U)) x, with the blocks of `adjoint`."""
+    for p in range(phases):
+        for t in prange((bounds.size - 1) // phases):
+            b = t * phases + p
+            own = home[b] >= 0
+            target, shift = (spare[home[b] * k :], low[b]) if own else (y, 0)
+            rows_mirrored(bounds[b], bounds[b + 1], indptr, indices, values, x, lead, k, target, shift)
+
+
 @njit(cache=True, nogil=True, parallel=True)
 def adjoint(bounds, phases, low, home, indptr, indices, values, x, lead, k, y, spare):  # type: ignore[no-untyped-def]
     """y += A^H x by blocks of rows that write where no block beside them writes.

@@ -75,7 +75,7 @@ class Pattern:
         if X.shape[1] == 1 and own and (form := self._streamed(values)) is not None:
             y = form.times(X[:, 0].contiguous().numpy(), adjoint, self._threads(1))
             return torch.from_numpy(y)[:, None]
-        return self._scattered(values, X, through=False) if adjoint else self._gathered(values, X)
+        return self._scattered(values, X, "adjoint") if adjoint else self._gathered(values, X)
 
     def gram(self, values: Tensor, X: Tensor, own: bool = False) -> Tensor:
         """``A^H A X`` with one pass over the matrix; not recorded by autograd."""
@@ -85,7 +85,17 @@ class Pattern:
             return self._torch_product(values, self._torch_product(values, X, False), True)
         if X.shape[1] == 1 and own and self._streamed(values) is not None:
             return self.product(values, self.product(values, X, False, own), True, own)
-        return self._scattered(values, X, through=True)
+        return self._scattered(values, X, "gram")
+
+    def mirrored(self, values: Tensor, X: Tensor) -> Tensor:
+        """``(U + U^H - diag U) X`` of an upper triangle U with sorted rows, in one pass; not recorded by autograd."""
+        if len(self.indices) == 0 or X.shape[1] == 0:
+            return torch.zeros_like(X)
+        if X.device.type != "cpu":
+            on = self.rows == self.indices
+            above = torch.where(on, 0, values)
+            return self._torch_product(values, X, False) + self._torch_product(above, X, True)
+        return self._scattered(values, X, "mirrored")
 
     def sampled(self, P: Tensor, Q: Tensor) -> Tensor:
         """``(P Q^H)`` at the stored entries: P (m, k), Q (n, k) -> (nnz,); not recorded by autograd."""
@@ -167,7 +177,7 @@ class Pattern:
             csr.times(self._bounds(threads), *rest)
         return torch.from_numpy(y)
 
-    def _scattered(self, values: Tensor, X: Tensor, through: bool) -> Tensor:
+    def _scattered(self, values: Tensor, X: Tensor, way: str) -> Tensor:
         from resolvent.operators import csr
 
         n, k = self.shape[1], X.shape[1]
@@ -175,11 +185,11 @@ class Pattern:
         y = np.zeros((n, k), v.dtype)
         flat = y.reshape(-1)
         if (threads := self._threads(k)) == 1:
-            (csr.rows_gram if through else csr.rows_adjoint)(0, self.shape[0], *self._arrays, v, x, lead, k, flat, 0)
+            getattr(csr, f"rows_{way}")(0, self.shape[0], *self._arrays, v, x, lead, k, flat, 0)
             return torch.from_numpy(y)
-        plan = self._plan(threads)
+        plan = self._plan(threads, way == "mirrored")
         spare = np.zeros(plan.spare * k, v.dtype)
-        kernel = csr.gram if through else csr.adjoint
+        kernel = getattr(csr, way)
         kernel(plan.bounds, plan.phases, plan.low, plan.home, *self._arrays, v, x, lead, k, flat, spare)
         if plan.spare:
             edges = np.linspace(0, n, len(plan.bounds)).astype(np.int64)
@@ -206,43 +216,46 @@ class Pattern:
             self._made[key] = np.searchsorted(work, np.linspace(0, work[-1], chunks + 1)).astype(np.int64)
         return self._made[key]
 
-    def _plan(self, threads: int) -> _Plan:
-        key = ("plan", threads)
+    def _plan(self, threads: int, own_rows: bool = False) -> _Plan:
+        """Who writes where; `own_rows` says that the blocks write to their own rows too."""
+        key = ("plan", threads, own_rows)
         if key not in self._made:
-            self._made[key] = self._local_plan(threads) or self._private_plan(threads)
+            self._made[key] = self._local_plan(threads, own_rows) or self._private_plan(threads, own_rows)
         return self._made[key]
 
-    def _local_plan(self, threads: int) -> _Plan | None:
+    def _local_plan(self, threads: int, own_rows: bool) -> _Plan | None:
         """Twice as many blocks as threads, every other one at a time, if those reach different columns."""
         if threads == 1 or self.shape[0] < 2 * threads:
             return None
         bounds = self._bounds(2 * threads)
-        low, high = self._reach(bounds)
+        low, high = self._reach(bounds, own_rows)
         for phase in (0, 1):
             order = np.argsort(low[phase::2])
             if (high[phase::2][order][:-1] > low[phase::2][order][1:]).any():
                 return None
         return _Plan(bounds, 2, low, high, np.full(2 * threads, -1), 0)
 
-    def _private_plan(self, threads: int) -> _Plan:
+    def _private_plan(self, threads: int, own_rows: bool) -> _Plan:
         """One block per thread: the first writes to the result, the others to buffers as long as their reach."""
         # More buffers than the entries fill would cost more to add up than the threads save.
         threads = max(1, min(threads, 1 + len(self.indices) // max(self.shape[1], 1)))
         bounds = self._bounds(threads)
-        low, high = self._reach(bounds)
+        low, high = self._reach(bounds, own_rows)
         lengths = np.where(np.arange(threads) == 0, 0, high - low)
         home = np.cumsum(lengths) - lengths
         home[0] = -1
         return _Plan(bounds, 1, low, high, home, int(lengths.sum()))
 
-    def _reach(self, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First column and one past the last of every block of rows."""
+    def _reach(self, bounds: np.ndarray, own_rows: bool) -> tuple[np.ndarray, np.ndarray]:
+        """First column and one past the last that every block of rows writes to."""
         low, high = np.zeros(len(bounds) - 1, np.int64), np.zeros(len(bounds) - 1, np.int64)
         edges = self._arrays[0][bounds]
         for b, (start, stop) in enumerate(itertools.pairwise(edges)):
             if stop > start:
                 columns = self._arrays[1][start:stop]
                 low[b], high[b] = columns.min(), int(columns.max()) + 1
+        if own_rows:
+            low, high = np.minimum(low, bounds[:-1]), np.maximum(high, bounds[1:])
         return low, high
 
     # ---- other devices ------------------------------------------------------------------------------------------

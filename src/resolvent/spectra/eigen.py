@@ -28,6 +28,7 @@ from resolvent.random import GeneratorLike, as_generator
 from resolvent.spectra.eigen_gradient import differentiable_pairs, projected_solve
 from resolvent.spectra.extremal import Pairs, Problem, extremal_pairs, order
 from resolvent.spectra.golub_kahan import safe_scale
+from resolvent.spectra.inertia import scipy_matrix, small_fill
 from resolvent.spectra.inverse import nudge, shifted_inverse
 
 Which = Literal["LM", "LA", "SA", "SM", "BE"]
@@ -204,7 +205,11 @@ def _iterative_hermitian(
 
 
 def _factors(A: Operator) -> bool:
-    return hasattr(A, "to_scipy") or A.shape[-1] <= 4 * DENSE_LIMIT
+    """Whether A - sigma is cheap to factorise."""
+    if A.shape[-1] <= 4 * DENSE_LIMIT:
+        return True
+    matrix = scipy_matrix(A)
+    return matrix is not None and small_fill(matrix)
 
 
 def _shifted(A: Operator, problem: Problem, sigma: float, scale: float) -> Pairs:

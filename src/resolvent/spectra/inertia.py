@@ -17,6 +17,7 @@ from resolvent.operators.banded import Tridiagonal
 from resolvent.operators.elementary import Diagonal, Identity
 from resolvent.operators.operator import Operator
 from resolvent.operators.sparse import Sparse
+from resolvent.operators.triangle import HermitianSparse
 
 # Numbers in the factor that a direct method may hold: 400 MB of float64 with its symmetric half.
 FILL = 2.5e7
@@ -81,6 +82,11 @@ def _(A: Sparse) -> Any:
     return sp.csr_matrix(arrays, shape=tuple(A.shape))
 
 
+@_converted.register
+def _(A: HermitianSparse) -> Any:
+    return _converted(A.to_sparse().detach())
+
+
 @_converted.register(Diagonal)
 @_converted.register(Identity)
 def _(A: Operator) -> Any:
@@ -99,12 +105,8 @@ def _(A: Sum) -> Any:
     return None if any(m is None for m in found) else sum(found[1:], found[0])
 
 
-def factor(matrix: Any) -> tuple[Any, float] | None:
-    """SuperLU of a Hermitian CSC matrix with the diagonal as pivots, and an estimate of ``||L U - A||_F``.
-
-    Pivots on the diagonal of an indefinite matrix may be tiny: the estimate, from one random vector, says what it cost.
-    None where the fill would be large, a pivot vanishes, or rows and columns were permuted differently.
-    """
+def small_fill(matrix: Any) -> bool:
+    """Whether the factors of a CSC matrix with a symmetric pattern are known to take little memory."""
     n = matrix.shape[0]
     pattern = sp.csr_matrix((np.ones(len(matrix.data), dtype=np.int8), matrix.indices, matrix.indptr), shape=(n, n))
     order = reverse_cuthill_mckee(pattern, symmetric_mode=True)
@@ -115,7 +117,17 @@ def factor(matrix: Any) -> tuple[Any, float] | None:
     columns = np.repeat(place, np.diff(pattern.indptr))
     first = np.arange(n)
     np.minimum.at(first, columns, rows)
-    if float((np.arange(n) - first).sum()) > FILL:
+    return float((np.arange(n) - first).sum()) <= FILL
+
+
+def factor(matrix: Any) -> tuple[Any, float] | None:
+    """SuperLU of a Hermitian CSC matrix with the diagonal as pivots, and an estimate of ``||L U - A||_F``.
+
+    Pivots on the diagonal of an indefinite matrix may be tiny: the estimate, from one random vector, says what it cost.
+    None where the fill would be large, a pivot vanishes, or rows and columns were permuted differently.
+    """
+    n = matrix.shape[0]
+    if not small_fill(matrix):
         return None
     wide = matrix.astype(np.complex128 if np.iscomplexobj(matrix.data) else np.float64)
     try:
