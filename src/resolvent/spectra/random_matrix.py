@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resolvent.spectra.law_distance import Distances, bulk_survival
+
 if TYPE_CHECKING:
     from resolvent.operators import Operator
 
@@ -30,20 +32,6 @@ def _pointwise(f: Callable[[Tensor], Tensor], x: Tensor | np.ndarray | float) ->
         return f(x if x.is_floating_point() else x.to(torch.float64))
     y = f(torch.as_tensor(np.asarray(x), dtype=torch.float64)).numpy()
     return float(y) if y.ndim == 0 else y
-
-
-def _bulk_survival(theta: Tensor, a: float) -> Tensor:
-    """Mass of the continuous part above x(theta) = |1 + a e^{i theta}|^2, for a in (0, 1]."""
-    if a < 1e-2:
-        # the closed form loses eps/a digits to cancellation; its Fourier series is exact after a few terms
-        psi, rest = torch.zeros_like(theta), torch.zeros_like(theta)
-        for k in range(1, 12):
-            wave = (-1) ** (k + 1) * torch.sin(k * theta) / k
-            psi = psi + a**k * wave
-            rest = rest + (a ** (k - 2) * wave if k > 1 else 0)
-        return (theta + rest - psi) / math.pi
-    psi = torch.atan2(a * torch.sin(theta), 1 + a * torch.cos(theta))
-    return (theta - torch.sin(theta) / a + (1 - a * a) * psi / (a * a)) / math.pi
 
 
 def _invert(survival: Callable[[Tensor], Tensor], target: Tensor) -> Tensor:
@@ -152,7 +140,7 @@ class MarchenkoPastur:
             up = (self.upper - t).clamp_min(0).sqrt()
             down = (t - self.lower).clamp_min(0).sqrt()
             theta = 2 * torch.atan2(up, down)
-            value = self.atom + (1 - self.atom) * (1 - _bulk_survival(theta, self._a))
+            value = self.atom + (1 - self.atom) * (1 - bulk_survival(theta, self._a))
             value = torch.where(t <= self.lower, self.atom, torch.where(t >= self.upper, 1.0, value))
             return torch.where(t < 0, 0.0, value)
 
@@ -163,7 +151,7 @@ class MarchenkoPastur:
 
         def f(t: Tensor) -> Tensor:
             target = (1 - (t - self.atom).clamp_min(0) / (1 - self.atom)).clamp(0, 1)
-            theta = _invert(lambda angle: _bulk_survival(angle, self._a), target)
+            theta = _invert(lambda angle: bulk_survival(angle, self._a), target)
             root = math.sqrt(self.ratio)
             x = self.variance * ((1 - root) ** 2 + 4 * root * torch.cos(theta / 2) ** 2)
             x = torch.where(t <= self.atom, torch.zeros_like(x) if self.atom else self.lower, x)
@@ -362,26 +350,12 @@ def _one_sided(x: Tensor, law: MarchenkoPastur) -> tuple[float, float]:
 
 def _bulk_variance(x: Tensor, unit: MarchenkoPastur, edge: float) -> float:
     """The nearest variance of the values that lie below its own edge; spikes would drag it up."""
-    kept = len(x)
+    values, distance = x.cpu().numpy(), Distances(unit.ratio)
+    kept = len(values)
     while True:
-        scaled = _nearest_variance(x[:kept], unit)
+        scaled = distance.nearest(values[:kept])
         # at most half the values may be called spikes: beyond, there is no bulk to speak of
-        below = max(int((x <= edge * scaled).sum()), (len(x) + 1) // 2)
+        below = max(int((values <= edge * scaled).sum()), (len(values) + 1) // 2)
         if below >= kept:
             return scaled
         kept = below
-
-
-def _nearest_variance(x: Tensor, unit: MarchenkoPastur) -> float:
-    """The scale at which both one-sided distances are equal, by bisection of its logarithm."""
-    positive = x[x > 0]
-    low, high = math.log(float(positive.min()) / unit.upper), math.log(float(x.max()) / max(unit.lower, 1e-300))
-    high = min(high, math.log(float(x.max())) + 60.0)
-    for _ in range(60):
-        middle = (low + high) / 2
-        above, below = _one_sided(x / math.exp(middle), unit)
-        # a larger variance pushes the law to the right: F falls, so F_emp - F grows
-        low, high = (low, middle) if above > below else (middle, high)
-        if high - low < 1e-14:
-            break
-    return math.exp((low + high) / 2)
