@@ -33,6 +33,9 @@ def reference(matrix: torch.Tensor) -> dict[str, float]:
         "effective_rank": math.exp(-(p * np.log(p)).sum()),
         "participation_ratio": 1 / (p**2).sum(),
         "condition": s[0] / s[-1],
+        "top_ratio": s[0] / s[1],
+        "rank90": (np.cumsum(s**2) < 0.9 * (s**2).sum()).sum() + 1,
+        "rank99": (np.cumsum(s**2) < 0.99 * (s**2).sum()).sum() + 1,
     }
     if len(s) >= 20:
         tail = power_law(s**2, bootstrap=0)

@@ -193,7 +193,7 @@ def test_missing_directory_and_special_files(tmp_path: Path) -> None:
 
 def test_a_bomb_needs_more_memory_than_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez_compressed(tmp_path / "a.npz", a=np.zeros((1000, 1000)))
-    monkeypatch.setattr(importlib.import_module("resolvent.report.readers"), "available_memory", lambda: 1e6)
+    monkeypatch.setattr(importlib.import_module("resolvent.report.stored"), "available_memory", lambda: 1e6)
     with stored_tensors(tmp_path / "a.npz") as (tensor,), pytest.raises(ValueError, match=r"needs 7\.63 MiB"):
         tensor.load()
 
@@ -220,6 +220,67 @@ def test_truncations_never_end_in_another_error(tmp_path: Path) -> None:
                             tensor.load()
             except ValueError as error:
                 assert "\n" not in str(error)
+
+
+def test_types_that_are_not_numbers_or_too_wide(tmp_path: Path) -> None:
+    for array, words in ((np.array(["a"]), "not a number"), (np.ones(2, np.longdouble), "wider than float64")):
+        np.save(tmp_path / "a.npy", array)
+        np.savez(tmp_path / "a.npz", a=array)
+        for name in ("a.npy", "a.npz"):
+            with stored_tensors(tmp_path / name) as (tensor,):
+                assert words in tensor.reason
+                with pytest.raises(ValueError, match=words):
+                    tensor.load()
+
+
+def test_a_shape_that_torch_cannot_hold_and_one_that_lies(tmp_path: Path) -> None:
+    text = "{'descr': '<f8', 'fortran_order': False, 'shape': (0, 4611686018427387903, 9)}"
+    (tmp_path / "a.npy").write_bytes(npy_bytes(text))
+    with stored_tensors(tmp_path / "a.npy") as (tensor,), pytest.raises(ValueError, match="beyond what torch"):
+        tensor.load()
+    path = tmp_path / "a.npy"
+    np.save(path, np.eye(9))
+    with stored_tensors(path) as (tensor,):
+        path.write_bytes(path.read_bytes()[:200])
+        with pytest.raises(ValueError, match="file"):
+            tensor.load()
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.eye(9)}, path)
+    with stored_tensors(path) as (tensor,):
+        path.write_bytes(path.read_bytes()[:-8])
+        with pytest.raises(ValueError, match="the file ends before"):
+            tensor.load()
+
+
+def test_integers_that_are_not_aligned(tmp_path: Path) -> None:
+    # a header of an odd length puts float32 numbers at odd places
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    header += b" " * (1 - len(header) % 2)
+    assert len(header) % 2 == 1
+    data = struct.pack("<2f", 1.5, -2.0)
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + data)
+    assert loaded(tmp_path / "a.safetensors")["a"].tolist() == [1.5, -2.0]
+
+
+def test_the_members_of_an_archive_are_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # once per member would be hours for an archive of as many members as a few MiB can hold
+    np.savez_compressed(tmp_path / "a.npz", **{str(i): np.eye(2) for i in range(50)})
+    opened = []
+    plain = zipfile.ZipFile
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *args: opened.append(args) or plain(*args))
+    assert len(loaded(tmp_path / "a.npz")) == 50 and len(opened) == 1
+
+
+def test_a_type_of_safetensors_that_is_not_known(tmp_path: Path) -> None:
+    header = {"a": {"dtype": "F4", "shape": [4, 4], "data_offsets": [0, 8]}}
+    (tmp_path / "a.safetensors").write_bytes(safetensors_bytes(header, b"\0" * 8))
+    with stored_tensors(tmp_path / "a.safetensors") as (tensor,):
+        assert (tensor.shape, tensor.dtype) == ((4, 4), "f4") and "scale" in tensor.reason
+        with pytest.raises(ValueError, match="F4"):
+            tensor.load()
 
 
 def test_small_helpers() -> None:

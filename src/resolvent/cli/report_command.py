@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -14,38 +15,64 @@ import typer
 if TYPE_CHECKING:
     from resolvent.report.document import Report
 
-_BAD_FILE = 2
+_FOUND, _BAD_FILE = 1, 2
+
+
+class Level(enum.StrEnum):
+    """How severe a finding must be for an exit code of 1."""
+
+    note = "note"
+    warning = "warning"
+    error = "error"
 
 
 def report_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors, .npy, .npz or .mtx file.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="A .safetensors file, folder or index, .pt, .pth, .npy, .npz, .mtx, .csv, .parquet or edge list.",
+        ),
+    ],
+    file2: Annotated[Path | None, typer.Argument(metavar="[FILE2]", help="A second one: what changed?")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="float32 where it keeps four digits; no bootstrap of the tails.")
+        bool,
+        typer.Option("--quick", help="float32 where it keeps four digits; no bootstrap of tails, no shuffled spectra."),
     ] = False,
+    html: Annotated[Path | None, typer.Option("--html", metavar="OUT", help="Write a page for a browser.")] = None,
     json: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write the numbers as JSON; - prints only them.")
     ] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="PATTERN", help="Names to measure, as *.weight; several with commas.")
+    ] = None,
+    fail_on: Annotated[
+        Level | None, typer.Option("--fail-on", help="Exit with 1 if a finding is at least as severe.")
+    ] = None,
 ) -> None:
-    """Say what the matrices of a file are like: norms, ranks, entropy, condition, noise and tail, one line each.
+    """Say what the matrices of a file are like and what is odd about them: findings first, then one line per matrix.
 
     Exits with 2 and one sentence when the file cannot be read. A tensor that cannot be measured is named, and the rest
     goes on.
     """
     try:
         alone = json is not None and str(json) == "-"
-        if json is not None and not alone:
-            _check_output(json)
-        from resolvent.report.document import report
+        for option, path in (("--json", json), ("--html", html)):
+            if path is not None and not (option == "--json" and alone):
+                _check_output(option, path)
+        from resolvent.report.collect import report
 
         with _progress() as progress:
-            result = report(file, quick=quick, progress=progress)
+            result = report(file, file2, quick=quick, only=only, progress=progress)
         if json is not None and not alone:
             result.to_json(json)
+        if html is not None:
+            result.to_html(html)
         if alone:
             typer.echo(result.to_json())
         else:
             show(result)
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError, ImportError) as error:
         if isinstance(error, BrokenPipeError):
             # `resolvent report ... | head`: nobody reads on, and Python must not complain of it at exit either.
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
@@ -53,6 +80,8 @@ def report_command(
         sentence = f"{file}: does not fit in memory" if isinstance(error, MemoryError) else str(error)
         typer.echo(f"resolvent report: {sentence}", err=True)
         raise typer.Exit(_BAD_FILE) from None
+    if fail_on is not None and result.reaches(fail_on.value):
+        raise typer.Exit(_FOUND)
 
 
 def show(result: Report) -> None:
@@ -102,11 +131,11 @@ def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
         yield progress
 
 
-def _check_output(path: Path) -> None:
+def _check_output(option: str, path: Path) -> None:
     """The measuring should not end in a report that cannot be written."""
     if path.is_dir():
-        raise ValueError(f"--json {path}: is a directory")
+        raise ValueError(f"{option} {path}: is a directory")
     if not path.resolve().parent.is_dir():
-        raise ValueError(f"--json {path}: the folder {path.resolve().parent} does not exist")
+        raise ValueError(f"{option} {path}: the folder {path.resolve().parent} does not exist")
     if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
-        raise ValueError(f"--json {path}: no permission to write it")
+        raise ValueError(f"{option} {path}: no permission to write it")

@@ -28,22 +28,24 @@ class Diagonals:
         if mirrored:
             below = here[:0:-1]
             zero, up, down = np.zeros_like(offsets), offsets, offsets[below]
-            terms = (np.r_[below, here], np.r_[down, zero], np.r_[-down, up])
-            self._terms = {False: terms, True: terms}
+            forward = (np.r_[below, here], np.r_[down, zero], np.r_[-down, up])
+            backward = forward
         else:
-            back = (here[::-1], offsets[::-1], -offsets[::-1])
-            self._terms = {False: (here, np.zeros_like(offsets), offsets), True: back}
-        self._terms = {way: tuple(np.ascontiguousarray(t) for t in terms) for way, terms in self._terms.items()}
+            forward = (here, np.zeros_like(offsets), offsets)
+            backward = (here[::-1], offsets[::-1], -offsets[::-1])
+        self._terms = {False: _contiguous(forward), True: _contiguous(backward)}
 
     def times(self, x: np.ndarray, adjoint: bool, threads: int) -> np.ndarray:
         """``A x`` or ``A^T x`` of a contiguous vector."""
         y = np.empty(self.shape[1 if adjoint else 0], self.rows.dtype)
-        _times(_bounds(len(y), threads), *self._terms[adjoint], self.rows, x, y, _BLOCK // y.itemsize)
+        terms = self._terms[adjoint]
+        _times(_bounds(len(y), threads), *terms, self.rows, x, y, _BLOCK // y.itemsize)  # type: ignore[call-arg]
         return y
 
     def step(self, x: np.ndarray, z: np.ndarray, scale: np.floating, shift: np.floating, threads: int) -> None:
         """``z <- scale A x - shift x - z`` of a square matrix."""
-        _step(_bounds(len(z), threads), *self._terms[False], self.rows, x, z, scale, shift, _BLOCK // z.itemsize)
+        block, terms = _BLOCK // z.itemsize, self._terms[False]
+        _step(_bounds(len(z), threads), *terms, self.rows, x, z, scale, shift, block)  # type: ignore[call-arg]
 
 
 def diagonals(
@@ -68,6 +70,10 @@ def diagonals(
     rows = np.zeros((len(offsets), m), values.dtype)
     _fill(indptr, indices, values, _places(offsets, m, n), rows)
     return Diagonals(shape, offsets, rows, False)
+
+
+def _contiguous(terms: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    return tuple(np.ascontiguousarray(term) for term in terms)
 
 
 def _places(offsets: np.ndarray, m: int, n: int) -> np.ndarray:
@@ -110,7 +116,7 @@ def _fill_mirrored(indptr, indices, values, places, rows):  # type: ignore[no-un
     m = rows.shape[1]
     above, below = 0, 0
     for i in range(m):
-        before = -1
+        before = np.intp(-1)
         for j in range(indptr[i], indptr[i + 1]):
             column = np.intp(indices[j])
             if column <= before:
@@ -118,7 +124,7 @@ def _fill_mirrored(indptr, indices, values, places, rows):  # type: ignore[no-un
             before = column
             if column >= i:
                 rows[places[column - i + m - 1], i] = values[j]
-                above += column > i
+                above += int(column > i)
             else:
                 # The mirror image was filled in by an earlier row.
                 below += 1

@@ -14,9 +14,12 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
-        "document": ["Report", "Row", "report"],
+        "collect": ["report"],
+        "document": ["Report", "Row"],
         "measure": ["Measurement", "measure_matrix"],
-        "readers": ["Stored", "stored_tensors"],
+        "readers": ["stored_state", "stored_tensors"],
+        "findings": ["Finding"],
+        "stored": ["Stored"],
         "spectrum": ["Spectrum", "spectrum_of"],
     },
 )

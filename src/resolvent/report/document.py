@@ -1,25 +1,30 @@
-"""The report of a file: one row per matrix, as objects, JSON and text."""
+"""The report of a file: findings and one row per matrix, as objects, text, JSON, a data frame and a page."""
 
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import math
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
+from resolvent.report.measure import Measurement
 
-from resolvent.report.measure import Measurement, measure_matrix
-from resolvent.report.readers import Stored, check_memory, stored_tensors
-from resolvent.report.spectrum import NotFiniteError
+if TYPE_CHECKING:
+    import pandas
 
-SCHEMA = "resolvent.report/1"
-_CODES = ("int8", "uint8", "bool")
+    from resolvent.report.compare import Comparison
+    from resolvent.report.curve import Curve
+    from resolvent.report.embedding import Embedding
+    from resolvent.report.facts import Facts
+    from resolvent.report.findings import Finding
+    from resolvent.report.sparse_facts import SparseFacts
+
+SCHEMA = "resolvent.report/2"
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,17 @@ class Row:
 
     Attributes
     ----------
-    name : the tensor's name, with an index behind it for one matrix of a batch
+    name : the tensor's name, with an index or a part behind it where a tensor holds several matrices
     shape : of the matrix that was measured; the stored shape of what was not
     dtype : as stored
     stored_shape : the tensor's shape in the file
     read_as : how a tensor became this matrix, "" for one that is stored as a matrix
+    notes : what was recognised by name and shape
     measured : the quantities, or None
+    curve : the spectrum beside its two nulls
+    facts : what the entries say: NaN, zero rows, repeated rows, levels
+    embedding : for matrices whose rows are vectors of things
+    sparse : for sparse matrices and graphs
     status : "measured"; "skipped", not a matrix of numbers; "failed", a matrix that could not be measured
     reason : why it was not measured
     """
@@ -43,7 +53,12 @@ class Row:
     dtype: str
     stored_shape: tuple[int, ...]
     read_as: str = ""
+    notes: tuple[str, ...] = ()
     measured: Measurement | None = None
+    curve: Curve | None = None
+    facts: Facts | None = None
+    embedding: Embedding | None = None
+    sparse: SparseFacts | None = None
     status: Literal["measured", "skipped", "failed"] = "measured"
     reason: str = ""
 
@@ -54,16 +69,26 @@ class Report:
 
     Attributes
     ----------
-    file : path as given
+    file : path as given, or the class of the module, or "state dict"
     rows : one per matrix, skipped tensor or failure, in the order of their names
-    quick : whether float32 arithmetic was allowed
+    quick : whether float32 arithmetic was allowed and shuffles and bootstraps were left out
     seconds : time spent reading and measuring
+    findings : what is worth knowing, the most severe first
+    only : the filter of names that was asked for, or None
+    left_out : tensors that the filter left out
+    file2 : the second file of a comparison, or None
+    comparison : what changed from the first to the second
     """
 
     file: str
     rows: tuple[Row, ...]
     quick: bool = False
     seconds: float = 0.0
+    findings: tuple[Finding, ...] = ()
+    only: str | None = None
+    left_out: int = 0
+    file2: str | None = None
+    comparison: Comparison | None = None
 
     @property
     def matrices(self) -> tuple[Row, ...]:
@@ -77,16 +102,30 @@ class Report:
                 return row
         raise KeyError(name)
 
+    def reaches(self, level: str) -> bool:
+        """Whether a finding is at least as severe as `level`: "note", "warning" or "error"."""
+        from resolvent.report.findings import SEVERITIES
+
+        if level not in SEVERITIES:
+            raise ValueError(f"level must be one of {', '.join(SEVERITIES)}, got {level!r}")
+        least = SEVERITIES.index(level)
+        return any(SEVERITIES.index(finding.severity) >= least for finding in self.findings)
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain dictionaries, lists, numbers and strings; the schema is in docs/report.md."""
         return {
             "schema": SCHEMA,
             "file": self.file,
+            "file2": self.file2,
+            "only": self.only,
+            "left_out": self.left_out,
             "quick": self.quick,
             "seconds": self.seconds,
+            "findings": [_finite(dataclasses.asdict(finding)) for finding in self.findings],
             "matrices": [_entry(row) for row in self.rows if row.measured is not None],
             "skipped": [_plain(row) for row in self.rows if row.status == "skipped"],
             "failed": [_plain(row) for row in self.rows if row.status == "failed"],
+            "comparison": None if self.comparison is None else _finite(dataclasses.asdict(self.comparison)),
         }
 
     def to_json(self, path: str | os.PathLike[str] | None = None, *, indent: int | None = 2) -> str:
@@ -95,15 +134,42 @@ class Report:
         Examples
         --------
         >>> Report("a.npy", ()).to_json(indent=None)[:30]
-        '{"schema": "resolvent.report/1'
+        '{"schema": "resolvent.report/2'
         """
         text = json.dumps(self.to_dict(), indent=indent, allow_nan=False, ensure_ascii=False)
         if path is not None:
             Path(path).write_text(text + "\n", encoding="utf-8")
         return text
 
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The report as one page that needs no network, also written to `path` if one is given."""
+        from resolvent.report.html import report_html
+
+        page = report_html(self)
+        if path is not None:
+            Path(path).write_text(page, encoding="utf-8")
+        return page
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The quantities as a data frame, one row per measured matrix, indexed by name.
+
+        Raises
+        ------
+        ImportError : pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_frame needs pandas: pip install 'resolvent[report]'") from error
+        lines = []
+        for row in self.matrices:
+            values = dataclasses.asdict(row.measured) if row.measured is not None else {}
+            values = {key: value for key, value in values.items() if key not in ("missing", "alpha_interval")}
+            lines.append({"name": row.name, "rows": row.shape[0], "columns": row.shape[1], "dtype": row.dtype, **values})
+        return pandas.DataFrame(lines).set_index("name") if lines else pandas.DataFrame()
+
     def to_text(self, width: int | None = None) -> str:
-        """The table as plain text, names shortened to fit `width` columns (not shortened if None)."""
+        """Findings and table as plain text, names shortened to fit `width` columns (not shortened if None)."""
         from resolvent.report.table import report_text
 
         return report_text(self, width).plain
@@ -111,129 +177,39 @@ class Report:
     def __str__(self) -> str:
         return self.to_text(100)
 
-
-def report(
-    path: str | os.PathLike[str],
-    *,
-    quick: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> Report:
-    """Measure every matrix of a file, one tensor at a time.
-
-    Parameters
-    ----------
-    path : a .safetensors, .npy, .npz or Matrix Market .mtx file
-    quick : float32 arithmetic where its error bound allows 1e-4, and no bootstrap of the tail exponents
-    progress : called with the name of the tensor that is next, how many entries are done, and how many there are
-
-    Returns
-    -------
-    Report
-
-    Raises
-    ------
-    ValueError : the file is missing, empty, truncated, of an unknown kind, or its header is wrong.
-    OSError : the system does not let us read it.
-
-    Notes
-    -----
-    Kernels (4 and 5 axes, and 3 with "conv" in the name) are read as (out, everything else); any other 3 axes as a
-    batch of matrices, each measured by itself. A tensor that cannot be measured is a row with its reason, and the rest
-    goes on. Memory is one tensor, a float64 block of it and its smaller Gram matrix.
-
-    Examples
-    --------
-    >>> import tempfile, numpy as np
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     np.savez(f"{folder}/a.npz", weight=np.diag([3.0, 4.0]), bias=np.zeros(3))
-    ...     result = report(f"{folder}/a.npz")
-    >>> result["weight"].measured.frobenius_norm, result["bias"].reason
-    (5.0, 'it has one axis (a vector)')
-    """
-    began = time.perf_counter()
-    rows: list[Row] = []
-    with stored_tensors(path) as tensors:
-        done, total = 0, sum(math.prod(t.shape) for t in tensors)
-        for stored in tensors:
-            if progress is not None:
-                progress(stored.name, done, total)
-            rows.extend(_rows(stored, quick))
-            done += math.prod(stored.shape)
-        if progress is not None:
-            progress("", total, total)
-    return Report(os.fspath(path), tuple(rows), quick, time.perf_counter() - began)
-
-
-def _rows(stored: Stored, quick: bool) -> Iterator[Row]:
-    """The rows of one tensor."""
-    blank = Row(stored.name, stored.shape, stored.dtype, stored.shape)
-    reason = stored.reason or _not_a_matrix(stored)
-    if reason:
-        unreadable = bool(stored.reason) and stored.dtype == "unknown"
-        yield dataclasses.replace(blank, status="failed" if unreadable else "skipped", reason=reason)
-        return
-    try:
-        tensor = stored.load()
-    except (ValueError, OSError, MemoryError) as error:
-        yield dataclasses.replace(blank, status="failed", reason=_reason(error))
-        return
-    for suffix, read_as, matrix in _matrices(stored, tensor):
-        row = dataclasses.replace(blank, name=stored.name + suffix, shape=tuple(matrix.shape), read_as=read_as)
-        try:
-            check_memory(8.0 * min(matrix.shape) ** 2, "its Gram matrix")
-            yield dataclasses.replace(row, measured=measure_matrix(matrix, quick=quick))
-        except (NotFiniteError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
-            yield dataclasses.replace(row, status="failed", reason=_reason(error))
-
-
-def _not_a_matrix(stored: Stored) -> str:
-    axes = len(stored.shape)
-    if axes == 0:
-        return "it is one number (no axes)"
-    if axes == 1:
-        return "it has one axis (a vector)"
-    if axes > 5:
-        return f"it has {axes} axes; 2 to 5 are read"
-    if 0 in stored.shape:
-        return "it has no entries"
-    if stored.dtype in _CODES:
-        return f"its {stored.dtype} entries are codes whose scale is not known"
-    return ""
-
-
-def _matrices(stored: Stored, tensor: Any) -> Iterator[tuple[str, str, Any]]:
-    """The matrices in a tensor: suffix of the name, how it was read, and the matrix."""
-    if not isinstance(tensor, Tensor) or tensor.ndim == 2:
-        yield "", "", tensor
-    elif tensor.ndim > 3 or "conv" in stored.name.lower():
-        axes = {3: "k", 4: "kh*kw", 5: "kd*kh*kw"}[tensor.ndim]
-        yield "", f"kernel (out, in*{axes})", tensor.reshape(len(tensor), -1)
-    else:
-        for i, matrix in enumerate(tensor):
-            yield f"[{i}]", f"matrix {i} of a batch of {len(tensor)}", matrix
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
-        return "it does not fit in memory"
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(". ") if lines else type(error).__name__
+    def _repr_html_(self) -> str:
+        """For notebooks: the page in a frame of its own."""
+        page = html.escape(self.to_html(), quote=True)
+        return f'<iframe srcdoc="{page}" style="width:100%;height:720px;border:0" title="spectral report"></iframe>'
 
 
 def _entry(row: Row) -> dict[str, Any]:
     """One measured matrix for JSON: what it is, then its quantities by name."""
-    head = {"name": row.name, "shape": list(row.shape), "dtype": row.dtype}
+    head: dict[str, Any] = {"name": row.name, "shape": list(row.shape), "dtype": row.dtype, "notes": list(row.notes)}
     if row.read_as:
         head |= {"stored_shape": list(row.stored_shape), "read_as": row.read_as}
     values = {} if row.measured is None else dataclasses.asdict(row.measured)
-    if values.get("alpha_interval") is not None:
-        values["alpha_interval"] = list(values["alpha_interval"])
     # JSON has no infinity: a quantity that left the range of doubles is missing, with that reason.
     for key, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             values[key] = None
             values["missing"] = {**values["missing"], key: "it is beyond the range of float64"}
-    return head | values
+    for name in ("curve", "facts", "embedding", "sparse"):
+        part = getattr(row, name)
+        values[name] = None if part is None else dataclasses.asdict(part)
+    if values["facts"] is not None:
+        # Only good for telling copies apart, which the findings do.
+        values["facts"].pop("fingerprint", None)
+    return head | _finite(values)
+
+
+def _finite(value: Any) -> Any:
+    """The same with lists for tuples and None for numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(row: Row) -> dict[str, Any]:

@@ -10,10 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resolvent.report.spectrum import NotFiniteError, Spectrum, sparse_spectrum, spectrum_of
+from resolvent.report.curve import Curve, curve_of
+from resolvent.report.spectrum import (
+    NotFiniteError,
+    Spectrum,
+    one_thread,
+    shuffled_spectrum,
+    sparse_spectrum,
+    spectrum_of,
+)
 
 if TYPE_CHECKING:
     import scipy.sparse
+
+    from resolvent.spectra.random_matrix import MarchenkoPasturFit
 
 # Fewer singular values than this have a Kolmogorov-Smirnov distance of their own making.
 _FEWEST = 20
@@ -43,6 +53,10 @@ class Measurement:
     marchenko_pastur : Kolmogorov-Smirnov distance of the squared singular values from the Marchenko-Pastur law of
         the matrix's aspect ratio, the variance fitted
     spikes : singular values beyond the edge of that law
+    top_ratio : :math:`\sigma_1 / \sigma_2`, None where the second is zero
+    rank90, rank99 : fewest singular values that keep 90 and 99 percent of :math:`\sum \sigma_i^2`
+    parameters99 : numbers in two factors of rank k = rank99, :math:`k (m + n)`
+    saves99 : whether those are fewer than the m n of the matrix
     alpha : exponent of a power law fitted to the tail of the squared singular values
     alpha_xmin : where the tail begins, as a squared singular value
     alpha_ks : Kolmogorov-Smirnov distance of the tail from the fit
@@ -64,6 +78,11 @@ class Measurement:
     condition_at_least: bool = False
     marchenko_pastur: float | None = None
     spikes: int | None = None
+    top_ratio: float | None = None
+    rank90: int | None = None
+    rank99: int | None = None
+    parameters99: int | None = None
+    saves99: bool | None = None
     alpha: float | None = None
     alpha_xmin: float | None = None
     alpha_ks: float | None = None
@@ -103,14 +122,56 @@ def measure_matrix(matrix: Tensor | scipy.sparse.csr_array, *, quick: bool = Fal
     >>> m.spectral_norm, m.nuclear_norm, m.stable_rank, m.condition
     (2.0, 4.0, 1.5, 2.0)
     """
+    return measured(matrix, quick=quick, curve=False)[0]
+
+
+def measured(
+    matrix: Tensor | scipy.sparse.csr_array, *, quick: bool, curve: bool = True, generator: int = 0
+) -> tuple[Measurement, Curve | None]:
+    """Measure one matrix and keep its spectrum as a curve against the two nulls.
+
+    Parameters
+    ----------
+    matrix : (m, n) tensor on the CPU of any numeric dtype, or a SciPy CSR array
+    quick : as in `measure_matrix`; also leaves out the spectrum of the shuffled matrix
+    curve : whether the curve is wanted
+    generator : seed of the shuffle
+
+    Returns
+    -------
+    The measurement, and the curve; None if it is not wanted, or the matrix is sparse and too large, or zero.
+
+    Raises
+    ------
+    NotFiniteError : the matrix has a NaN or an infinity.
+    ValueError : the matrix has no entries or does not fit in memory.
+
+    Examples
+    --------
+    >>> m, curve = measured(torch.diag(torch.arange(1.0, 6.0)), quick=True)
+    >>> m.rank90, curve.values
+    (3, (5.0, 4.0, 3.0, 2.0, 1.0))
+    """
+    shuffled = None
     if isinstance(matrix, Tensor):
-        return from_spectrum(spectrum_of(matrix, quick=quick), quick=quick)
-    if not np.all(np.isfinite(matrix.data)):
-        raise NotFiniteError(f"{int((~np.isfinite(matrix.data)).sum())} of its entries are NaN or infinite")
-    if 0 in matrix.shape:
-        raise ValueError(f"matrix must have entries, got shape {matrix.shape}")
-    spectrum = sparse_spectrum(matrix)
-    return _large_sparse(matrix, spectrum) if isinstance(spectrum, str) else from_spectrum(spectrum, quick=quick)
+        spectrum = spectrum_of(matrix, quick=quick)
+        if curve and not quick and spectrum.values[0] > 0:
+            shuffled = shuffled_spectrum(matrix.detach(), spectrum.exponent, generator=generator)
+    else:
+        if not np.all(np.isfinite(matrix.data)):
+            bad, count = int((~np.isfinite(matrix.data)).sum()), len(matrix.data)
+            raise NotFiniteError(f"{bad} of its {count} stored entries {'is' if bad == 1 else 'are'} NaN or infinite")
+        if 0 in matrix.shape:
+            raise ValueError(f"matrix must have entries, got shape {matrix.shape}")
+        found = sparse_spectrum(matrix)
+        if isinstance(found, str):
+            return _large_sparse(matrix, found), None
+        spectrum = found
+    missing: dict[str, str] = {}
+    fit = _against_noise(spectrum, missing)
+    result = _measurement(spectrum, fit, missing, quick)
+    drawn = curve_of(spectrum, fit, shuffled) if curve and spectrum.values[0] > 0 else None
+    return result, drawn
 
 
 def from_spectrum(spectrum: Spectrum, *, quick: bool = False) -> Measurement:
@@ -123,15 +184,22 @@ def from_spectrum(spectrum: Spectrum, *, quick: bool = False) -> Measurement:
     >>> round(from_spectrum(Spectrum(np.ones(8), (8, 8), 0.0, "svd")).effective_rank, 6)
     8.0
     """
+    missing: dict[str, str] = {}
+    return _measurement(spectrum, _against_noise(spectrum, missing), missing, quick)
+
+
+def _measurement(
+    spectrum: Spectrum, fit: MarchenkoPasturFit | None, missing: dict[str, str], quick: bool
+) -> Measurement:
     from resolvent.spectra.entropy import entropy_of_eigenvalues
 
     s = spectrum.values
     top = float(s[0])
     if top == 0:
         reason = "every entry is zero"
-        names = "stable_rank entropy effective_rank participation_ratio condition marchenko_pastur alpha"
+        names = "stable_rank entropy effective_rank participation_ratio condition marchenko_pastur alpha top_ratio"
+        names += " rank90 rank99 parameters99 saves99"
         return Measurement(0.0, 0.0, 0.0, missing=dict.fromkeys(names.split(), reason), method=spectrum.method)
-    missing: dict[str, str] = {}
     # relative to the largest value: its square may be beyond the range of doubles
     r = s / top
     shares = torch.from_numpy(r * r)
@@ -153,7 +221,9 @@ def from_spectrum(spectrum: Spectrum, *, quick: bool = False) -> Measurement:
         participation_ratio=math.exp(float(entropy_of_eigenvalues(shares, 2))),
         condition=top / (bound if drowned else smallest),
         condition_at_least=drowned,
-        **_against_noise(spectrum, missing),
+        marchenko_pastur=None if fit is None else fit.distance,
+        spikes=None if fit is None else fit.spikes,
+        **_energy(r, spectrum, missing),
         **_tail(spectrum, quick, missing),
         missing=missing,
         method=spectrum.method,
@@ -165,19 +235,44 @@ def _ldexp(x: float, exponent: int) -> float:
     return math.ldexp(x, exponent) if exponent + math.frexp(x)[1] <= 1024 else math.inf
 
 
-def _against_noise(spectrum: Spectrum, missing: dict[str, str]) -> dict[str, Any]:
-    """Distance from the Marchenko-Pastur law and the values beyond its edge."""
+def _against_noise(spectrum: Spectrum, missing: dict[str, str]) -> MarchenkoPasturFit | None:
+    """The Marchenko-Pastur law nearest to the spectrum, in units of its largest value."""
     from resolvent.spectra.random_matrix import marchenko_pastur
 
+    if spectrum.values[0] == 0:
+        return None
     if len(spectrum.values) < _FEWEST:
         missing["marchenko_pastur"] = _too_few(spectrum)
-        return {}
+        return None
     try:
-        fit = marchenko_pastur(spectrum.values / spectrum.values[0], shape=spectrum.shape)
+        # thousands of operations on a few hundred numbers each
+        with one_thread():
+            return marchenko_pastur(spectrum.values / spectrum.values[0], shape=spectrum.shape)
     except ValueError as error:
         missing["marchenko_pastur"] = str(error)
-        return {}
-    return {"marchenko_pastur": fit.distance, "spikes": fit.spikes}
+        return None
+
+
+def _energy(r: np.ndarray, spectrum: Spectrum, missing: dict[str, str]) -> dict[str, Any]:
+    """How the energy is spread over the singular values, r relative to the largest."""
+    energy = np.cumsum(r * r)
+    ranks = [int(np.searchsorted(energy, share * energy[-1] * (1 - 1e-12)) + 1) for share in (0.9, 0.99)]
+    m, n = spectrum.shape
+    ratio = None
+    if len(r) < 2:
+        missing["top_ratio"] = "it has one singular value"
+    elif spectrum.values[1] <= spectrum.floor:
+        missing["top_ratio"] = "every singular value but the first is zero up to rounding"
+    else:
+        ratio = float(r[0] / r[1])
+    parameters = ranks[1] * (m + n)
+    return {
+        "top_ratio": ratio,
+        "rank90": ranks[0],
+        "rank99": ranks[1],
+        "parameters99": parameters,
+        "saves99": parameters < m * n,
+    }
 
 
 def _tail(spectrum: Spectrum, quick: bool, missing: dict[str, str]) -> dict[str, Any]:
@@ -219,7 +314,8 @@ def _large_sparse(matrix: scipy.sparse.csr_array, reason: str) -> Measurement:
     from resolvent.spectra.norms import norm
 
     A = matrix.astype(np.complex128 if matrix.dtype.kind == "c" else np.float64)
-    lost = "nuclear_norm entropy effective_rank condition marchenko_pastur alpha"
+    lost = "nuclear_norm entropy effective_rank condition marchenko_pastur alpha top_ratio rank90 rank99 parameters99"
+    lost += " saves99"
     missing = dict.fromkeys(lost.split(), reason)
     top = float(abs(A).max()) if A.nnz else 0.0
     if top == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from resolvent.report.document import Report, Row
+    from resolvent.report.findings import Finding
     from resolvent.report.measure import Measurement
 
 _SHORT_DTYPES = {"float": "f", "bfloat": "bf", "complex": "c", "uint": "u", "int": "i"}
@@ -44,10 +46,12 @@ def report_text(report: Report, width: int | None = None, *, ascii_only: bool = 
     """
     text = Text()
     text.append(_headline(report) + "\n", style="bold")
+    text.append_text(_findings(report, width))
     if report.matrices:
         text.append("\n")
         text.append_text(_table(report, width))
         text.append("\n" + "\n".join(_fold(width)) + "\n", style="dim")
+    text.append_text(_changes(report, width))
     text.append_text(_unmeasured(report, width))
     text.rstrip()
     return Text.assemble(*_translated(text)) if ascii_only else text
@@ -75,7 +79,72 @@ def _headline(report: Report) -> str:
         for word in ("skipped", "failed")
         if (number := sum(row.status == word for row in report.rows))
     ]
+    if report.only is not None:
+        parts.append(f"only {report.only} ({report.left_out} tensors left out)")
     return ", ".join([*parts, f"{report.seconds:.1f} s" + (" (quick)" if report.quick else "")])
+
+
+_INDENT = 9
+_SEVERE = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+def _findings(report: Report, width: int | None) -> Text:
+    """What was found, the most severe first: the matrix, the sentence with its number, and what to do.
+
+    On a terminal the findings of one kind are one: the first in full, of the others the names.
+    """
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for finding in report.findings:
+        key = (finding.severity, finding.kind) if width is not None else (finding.severity, finding.kind, finding.matrix)
+        groups.setdefault(key, []).append(finding)
+    text = Text()
+    for same in groups.values():
+        first = same[0]
+        words = (first.matrix + ": " if first.matrix else "") + _sentence(first.text)
+        if len(same) > 1:
+            others = f"So {len(same) - 1} more: " + ", ".join(finding.matrix for finding in same[1:])
+            words += " " + _sentence(others if width is None or len(others) < 2 * width else others[: 2 * width] + "…")
+        lines = _wrapped(words, width)
+        text.append("\n" + first.severity.ljust(_INDENT), style=_SEVERE.get(first.severity, ""))
+        text.append(lines[0])
+        for line in lines[1:]:
+            text.append("\n" + " " * _INDENT + line)
+        for line in _wrapped(_sentence(first.advice), width):
+            text.append("\n" + " " * _INDENT + line, style="dim")
+    if report.findings:
+        text.append("\n")
+    elif report.matrices:
+        text.append("\nno findings\n", style="dim")
+    return text
+
+
+def _wrapped(words: str, width: int | None) -> list[str]:
+    return [words] if width is None else textwrap.wrap(words, max(20, width - _INDENT), break_on_hyphens=False) or [""]
+
+
+def _sentence(words: str) -> str:
+    return words[:1].upper() + words[1:] + ("." if words and words[-1] not in ".!?" else "")
+
+
+def _changes(report: Report, width: int | None) -> Text:
+    """One line per matrix that both files of a comparison have."""
+    text = Text()
+    changes = () if report.comparison is None else report.comparison.matrices
+    if not changes:
+        return text
+    names = shorten([change.name for change in changes], None if width is None else max(_LEAST_NAME, width - 58))
+    first = max(map(len, [*names, "change to " + (report.file2 or "")]))
+    heads = ("change", "angle", "eff(D)", "rank99(D)")
+    text.append("\n" + f"change to {report.file2}".ljust(first) + "".join(h.rjust(10) for h in heads) + "\n", style="bold")
+    for name, change in zip(names, changes, strict=True):
+        angle = max(change.angles) if change.angles else None
+        rank = change.difference_rank99
+        cells = (number(change.relative_change), number(angle), number(change.difference_effective_rank),
+                 "-" if rank is None else str(rank))  # fmt: skip
+        text.append(name.ljust(first), style="cyan")
+        text.append("".join(cell.rjust(10) for cell in cells) + f"  {change.verdict}\n")
+    text.append("change = ‖D‖F/‖A‖F, D the difference   angle = the largest between leading singular subspaces\n", style="dim")
+    return text
 
 
 def number(x: float | None, digits: int = 3) -> str:

@@ -48,7 +48,8 @@ class Distances:
 
         def excess(logarithm: float) -> float:
             # a larger variance pushes the law to the right: F falls, so F_emp - F grows
-            theory = self.cdf(x / math.exp(logarithm))
+            with np.errstate(over="ignore"):
+                theory = self.cdf(x / math.exp(logarithm))
             return float((steps[1:] - theory).max() - (theory - steps[:-1]).max())
 
         low = math.log(float(x[x > 0].min()) / self.upper) - 1e-9
