@@ -24,8 +24,8 @@ _FILTERS = 6
 # reach for a new polynomial: it costs half as much again, so that all earlier ones together cost as much as the last.
 _APART = 8.0
 _SHRINK = 0.25
-# Restarts that plain Lanczos may still need before a filter takes over.
-_PATIENCE = 8.0
+# Restarts that plain Lanczos is watched for, and that it may still need before a filter takes over.
+_JUDGE, _PATIENCE = 3, 12.0
 # A residual of 1e-8 takes the logarithm of 1e8 sqrt(n), showing up as a Ritz value that of sqrt(n): about a third.
 _AGAIN = 0.3
 
@@ -226,7 +226,7 @@ class _Plain:
 
     def __init__(self, solver: _Solver) -> None:
         self.solver = solver
-        self.worst: float | None = None
+        self.history: list[float] = []
         self.confirmed: tuple[Tensor, Tensor, float]
 
     def see(self, theta: Tensor, residual: Tensor) -> None:
@@ -244,11 +244,13 @@ class _Plain:
     def outgrows(self, space: KrylovSpace, S: Tensor, theta: Tensor, worst: float) -> bool:
         """Whether the Ritz pairs that a restart keeps, and the largest residual of the wanted ones, show that a better
         operator than this can be had."""
-        before, self.worst = self.worst, worst
-        if not before or not worst or not self.solver.may_filter():
+        self.history.append(worst)
+        # The first residuals still find their way: what comes after tells how it goes on.
+        seen = self.history[1:]
+        if len(seen) < _JUDGE or not all(seen) or not self.solver.may_filter():
             return False
         goal = self.allowed(float(theta[self.solver.p.k - 1]))
-        rate = worst / before
+        rate = (worst / seen[0]) ** (1 / (len(seen) - 1))
         # More restarts than a filter takes, if they go on like this.
         if goal >= worst or (rate < 1 and math.log(goal / worst) / math.log(rate) < _PATIENCE):
             return False
