@@ -153,14 +153,15 @@ class Pattern:
         """`by_diagonals`, made when the same values are multiplied for the `_OFTEN`th time and kept."""
         if len(values) < _MANY:
             return None
-        now = (values.data_ptr(), values._version)
-        known, count, form = self._made.get("streamed", (None, 0, None))
-        if known != now:
-            count, form = 0, None
+        known, version, count, form = self._made.get("streamed", (None, 0, 0, None))
+        # The values are kept with the count: new ones cannot come to lie where these lay and be taken for them.
+        same = known is not None and known.data_ptr() == values.data_ptr() and version == values._version
+        if not (same and known.dtype == values.dtype and known.stride() == values.stride()):
+            known, version, count, form = values.detach(), values._version, 0, None
         count += 1
         if count == _OFTEN:
             form = self.by_diagonals(values)
-        self._made["streamed"] = (now, count, form)
+        self._made["streamed"] = (known, version, count, form)
         return form
 
     def _gathered(self, values: Tensor, X: Tensor) -> Tensor:

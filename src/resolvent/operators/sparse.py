@@ -84,7 +84,8 @@ class Sparse(Operator):
     are added (n k numbers per core and call). A Hermitian matrix is its own adjoint. A block of columns that is not
     row-major, or has batch dimensions, is copied once. Values that are multiplied often with one vector and lie on few
     diagonals are also kept diagonal by diagonal (of a symmetric matrix the upper half), which needs no indices and
-    about halves the time; not so memory that is shared with NumPy, where a write would go unnoticed. On a GPU torch multiplies, and a transposed pattern (without
+    about halves the time (an absent entry then counts as 0 times x, NaN where x is infinite); not so values that require
+    a gradient or share their memory with NumPy, where a write could go unnoticed, as one through `.data` does. On a GPU torch multiplies, and a transposed pattern (without
     values) is kept for the adjoint.
     Gradients flow to the values and to X, to every order; those of the values are sampled at the stored entries,
     ``sum_k G[i, k] conj(X[j, k])``.
@@ -125,8 +126,10 @@ class Sparse(Operator):
             parts=(values,),
         )
         self._pattern = pattern
-        # Writes to torch's own memory are counted; those to memory shared with NumPy go unnoticed.
-        self._own = values.untyped_storage().resizable() and not values.is_inference()
+        # Writes to torch's own memory are counted; those to memory shared with NumPy, and those of an optimizer through
+        # `.data`, go unnoticed.
+        counted = not (values.is_inference() or values.requires_grad)
+        self._own = counted and values.untyped_storage().resizable()
 
     def with_values(self, values: Tensor) -> Sparse:
         """The matrix with the same pattern and other values (nnz,), in the order of `values`; facts are dropped.
@@ -185,7 +188,8 @@ class Sparse(Operator):
         out = object.__new__(type(self))
         out.__dict__.update(self.__dict__)
         out._start(self._pattern.to(values.device), values, self.kind, self.hermitian, self.positive)
-        out._own |= self._own and values.data_ptr() == self.values.data_ptr()
+        if values.data_ptr() == self.values.data_ptr():
+            out._own = self._own
         return out
 
     # ---- entries ------------------------------------------------------------------------------------------------

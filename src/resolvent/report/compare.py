@@ -118,6 +118,8 @@ def compare(
             for a, b in pairs:
                 if isinstance(a.matrix, Tensor) and isinstance(b.matrix, Tensor):
                     changes.append(change_of(a.named(stored), a.matrix, b.matrix, quick=quick))
+                else:
+                    different.append((a.named(stored), "sparse matrices are not compared"))
         except (NotFiniteError, ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
             different.append((stored.name, sentence(error)))
     names = {stored.name for stored in first}
