@@ -162,3 +162,48 @@ def test_cuda_stays_on_the_device() -> None:
     A = torch.randn(5, 20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
     found = functions.expm(A.cuda())
     assert found.is_cuda and torch.allclose(found.cpu(), functions.expm(A), rtol=1e-12)
+
+
+def patterned(pattern, n=451):
+    A = torch.randn(n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) / n**0.5
+    if pattern == "hermitian":
+        return A + A.mT
+    if pattern == "complex hermitian":
+        return (A + 1j * A.roll(1, 0)) + (A + 1j * A.roll(1, 0)).mH
+    if pattern == "upper":
+        return A.triu()
+    if pattern == "lower":
+        return 5 * A.tril()
+    keep = torch.zeros(n, n, dtype=torch.bool)
+    half = n // 2
+    keep[:half, :half] = keep[half:, half:] = True
+    keep[:half, half:] = pattern == "block triangular"
+    return torch.where(keep, A, 0)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["hermitian", "complex hermitian", "upper", "lower", "block triangular", "block diagonal"]
+)
+def test_large_patterns_are_multiplied_in_panels(pattern):
+    from resolvent.functions.panels import product_of
+
+    A = patterned(pattern)
+    product = product_of(A)
+    assert product is not None
+    assert torch.allclose(product(A, A @ A), A @ A @ A, rtol=0, atol=1e-12 * float(torch.linalg.matrix_norm(A)) ** 3)
+    exact = torch.from_numpy(scipy.linalg.expm(A.numpy()))
+    assert error(functions.expm(A), exact) < 1e-13
+    single = A.to(torch.complex64 if A.is_complex() else torch.float32)
+    assert error(functions.expm(single), exact) < 2e-5
+
+
+def test_patterns_that_fill_up_are_not_panels():
+    from resolvent.functions.panels import product_of
+
+    ring = torch.zeros(512, 512)
+    ring[torch.arange(511), torch.arange(1, 512)] = 1.0
+    assert product_of(ring) is not None
+    ring[511, 0] = 1.0
+    assert product_of(ring) is None
+    assert product_of(torch.rand(512, 512)) is None
+    assert product_of(torch.rand(100, 100).triu()) is None

@@ -55,6 +55,10 @@ def expm_multiply(
     OverflowError : the result is beyond the range of its dtype
     ConvergenceError : the error stayed above `rtol`; carries the best value and the error reached
 
+    Warns
+    -----
+    AccuracyWarning : :math:`\epsilon\, t \|A\|` exceeds `rtol`: rounding `A` alone may change the result by more
+
     Notes
     -----
     Cheap products: the series in Chebyshev polynomials of an ellipse around the numerical range of `A` (Gershgorin's

@@ -86,7 +86,8 @@ class Krylov:
 
 @dataclass
 class Swept:
-    """Values (T, n, k), the natural logarithm of a factor of each (T,), errors (T, k) relative to them, and the work.
+    """Values (T, n, k), the natural logarithm of a factor of each (T,), errors (T, k) relative to them, and the work;
+    `size` is about the norm of A.
 
     Without the factor the values would leave the range of floating-point numbers on the way.
     """
@@ -97,6 +98,7 @@ class Swept:
     products: int
     steps: int
     method: str
+    size: float
 
 
 def krylov_sweep(
@@ -109,7 +111,7 @@ def krylov_sweep(
     values = torch.zeros(len(times), n, k, dtype=X.dtype.to_complex() if complex_ else X.dtype, device=X.device)
     errors = torch.zeros(len(times), k, dtype=torch.float64, device=X.device)
     logs = np.zeros(len(times))
-    total, now, log, done, steps, products = float(times[-1]), 0.0, 0.0, 0, 0, 0
+    total, now, log, done, steps, products, size = float(times[-1]), 0.0, 0.0, 0, 0, 0, 0.0
     carried = torch.zeros(k, dtype=torch.float64, device=X.device)
     guess = total
     while done < len(times) and products < limit:
@@ -119,6 +121,7 @@ def krylov_sweep(
         h = step.advance(min(guess, total - now))
         products += run.size * run.basis.shape[0]
         steps += 1
+        size = max(size, step.size())
         upto = int(np.searchsorted(times, (now + h) * (1 + 1e-14), side="right"))
         for i in range(done, upto):
             values[i], grown, bad = step.at(float(times[i]) - now)
@@ -132,7 +135,7 @@ def krylov_sweep(
         guess = min(2 * h, total - now) if total > now else 0.0
     if done < len(times):
         errors[done:] = math.inf
-    return Swept(values, logs, errors, products, steps, "krylov")
+    return Swept(values, logs, errors, products, steps, "krylov", size)
 
 
 class _Step:
@@ -175,6 +178,10 @@ class _Step:
         M[:, :, :m] = factor * run.H[:, : m + 1, :m]
         self.M = M
         self.shift = float(torch.linalg.eigvals(M[:, :m, :m]).real.max())
+
+    def size(self) -> float:
+        """The norm of A as this space sees it."""
+        return float(torch.linalg.matrix_norm(self.M[:, : self.m, : self.m], 2).max()) if self.m else 0.0
 
     def _coordinates(self, h: float) -> tuple[Tensor, float]:
         shift = max(self.shift, 0.0)

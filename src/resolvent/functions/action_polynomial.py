@@ -265,7 +265,9 @@ def polynomial_sweep(
         X, log, now, done = found.values[-1], log + found.logs[-1], stop, upto
         X, size = _level(X)
         log += size
-    return _joined(pieces, T, products, steps, "taylor" if taylor or family(field).kind == "power" else "chebyshev")
+    centre, a, b = field.ellipse
+    found = _joined(pieces, T, products, steps, "taylor" if taylor or family(field).kind == "power" else "chebyshev")
+    return replace(found, size=abs(centre) + max(a, b))
 
 
 def _folded(
@@ -302,7 +304,7 @@ def _joined(
         values = torch.cat([values, values.new_zeros(missing, *values.shape[1:])])
         logs = np.append(logs, np.zeros(missing))
         errors = np.concatenate([errors, np.full((missing, errors.shape[1]), math.inf)])
-    return Swept(values, logs, torch.from_numpy(errors), products, steps, method)
+    return Swept(values, logs, torch.from_numpy(errors), products, steps, method, 0.0)
 
 
 def _retry(field: Field, fam: Family, found: Series) -> Field | None:

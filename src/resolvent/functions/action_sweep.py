@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resolvent.errors import ConvergenceError
+from resolvent.errors import AccuracyWarning, ConvergenceError
 from resolvent.functions.action_field import estimated_field, proved_field, surely_unsymmetric
 from resolvent.functions.action_gradient import Joined, nodes
 from resolvent.functions.action_krylov import Swept, krylov_sweep
@@ -159,6 +160,7 @@ class _Run:
         self.A = task.A.detach()
         self.products = self.steps = 0
         self.method = ""
+        self.rounding = 0.0
         self.at_nodes: Tensor = task.B.new_zeros(0)
         self.groups: list[tuple[complex, np.ndarray]] = []
         for sign in (1, -1):
@@ -196,6 +198,14 @@ class _Run:
         if self.gradient_A:
             self.at_nodes = torch.cat(seen) if seen else X[None][:0]
         self.value = out
+        if worst <= task.rtol < self.rounding:
+            # No method can tell A from its neighbours, whose exponentials differ by as much.
+            warnings.warn(
+                f"rounding A alone changes e^(tA) B by up to eps t|A| = {self.rounding:.2g} of its size, more than "
+                f"rtol = {task.rtol:.2g}",
+                AccuracyWarning,
+                stacklevel=5,
+            )
         return out, Info(self.method or "none", self.products, self.steps, worst, worst <= task.rtol)
 
     @staticmethod
@@ -227,6 +237,7 @@ class _Run:
                 found = polynomial_sweep(A, X, times, phase, task.rtol, task.rows, method == "taylor", task.limit)
             self.products, self.steps = self.products + found.products, self.steps + found.steps
             self.method = found.method
+            self.rounding = max(self.rounding, torch.finfo(X.dtype).eps * float(times[-1]) * found.size)
             return _scaled_back(found, size), float(found.errors.max()) if found.errors.numel() else 0.0
 
     def backward(self, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from resolvent.functions.lift import Lifted, call
+from resolvent.functions.panels import product_of
 from resolvent.operators.arrays import real_dtype
 
 # Bounds of the norm for the Taylor polynomials of degree 2, 8, 12 and 18: their backward error is a rounding error.
@@ -115,6 +117,9 @@ def expm(A: Any) -> Any:
 def _value(A: Tensor) -> Tensor:
     if A.numel() == 0:
         return A.clone()
+    product = product_of(A)
+    if product is not None:
+        return _in_range(_large(A[None], lambda X, Y: product(X[0], Y[0])[None])[0])
     return _in_range(_one_by_one(A) if A.device.type == "cpu" else _large(A[None])[0])
 
 
@@ -170,7 +175,7 @@ def _product(X: Tensor, Y: Tensor) -> Tensor:
     return torch.stack([X[0] @ Y[0], X[0] @ Y[1] + X[1] @ Y[0]])
 
 
-def _large(X: Tensor) -> Tensor:
+def _large(X: Tensor, product: Callable[[Tensor, Tensor], Tensor] = _product) -> Tensor:
     """The exponential of X[0], and with it the derivative in the direction X[1]; (1 or 2, *batch, n, n)."""
     real = real_dtype(X.dtype)
     thetas = _THETAS[real]
@@ -179,14 +184,14 @@ def _large(X: Tensor) -> Tensor:
     before = (norms.log2() - 30).ceil().clamp(min=0)
     X = X * torch.exp2(-before)[..., None, None]
     top = float((norms * torch.exp2(-before)).max())
-    A2 = _product(X, X)
+    A2 = product(X, X)
     if top <= thetas[0] and not bool(before.any()):
         return _sums([[1, 1, 0.5]], [X, A2])[0]
     if top <= thetas[1] and not bool(before.any()):
         B = _sums(_EIGHT[:4], [X, A2])
-        A4 = _product(A2, B[0])
-        return B[3] + _product(B[1] + A4, B[2] + _EIGHT[4][0] * A4)
-    A3 = _product(A2, X)
+        A4 = product(A2, B[0])
+        return B[3] + product(B[1] + A4, B[2] + _EIGHT[4][0] * A4)
+    A3 = product(A2, X)
     norms = norms * torch.exp2(-before)
     alpha = torch.minimum(norms, torch.maximum(_one_norm(A2[0]) ** (1 / 2), _one_norm(A3[0]) ** (1 / 3)))
     s = (alpha / thetas[3]).log2().ceil().clamp(min=0)
@@ -197,25 +202,25 @@ def _large(X: Tensor) -> Tensor:
     most = int((s + before).max())
     if most == 0 and not spread and float(alpha.max()) <= thetas[2]:
         B = _sums(_TWELVE, [X, A2, A3])
-        A6 = B[2] + _product(B[3], B[3])
-        return B[0] + _product(B[1] + A6, A6)
+        A6 = B[2] + product(B[3], B[3])
+        return B[0] + product(B[1] + A6, A6)
     if most:
         c = torch.exp2(-s)[..., None, None]
         X, A2, A3 = X * c, A2 * c**2, A3 * c**3
-    B = _sums(_EIGHTEEN, [X, A2, A3, _product(A3, A3)])
-    A9 = B[3] + _product(B[0], B[4])
-    return _squared(B[1] + _product(B[2] + A9, A9), s + before, most)
+    B = _sums(_EIGHTEEN, [X, A2, A3, product(A3, A3)])
+    A9 = B[3] + product(B[0], B[4])
+    return _squared(B[1] + product(B[2] + A9, A9), s + before, most, product)
 
 
-def _squared(F: Tensor, times: Tensor, most: int) -> Tensor:
+def _squared(F: Tensor, times: Tensor, most: int, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Every matrix squared as often as `times` says."""
     shared = bool((times == most).all())
     for step in range(most):
         if shared:
-            F = _product(F, F)
+            F = product(F, F)
         else:
             chosen = times > step
-            F[:, chosen] = _product(F[:, chosen], F[:, chosen])
+            F[:, chosen] = product(F[:, chosen], F[:, chosen])
     return F
 
 
