@@ -266,8 +266,8 @@ def polynomial_sweep(
         X, size = _level(X)
         log += size
     centre, a, b = field.ellipse
-    found = _joined(pieces, T, products, steps, "taylor" if taylor or family(field).kind == "power" else "chebyshev")
-    return replace(found, size=abs(centre) + max(a, b))
+    method = "taylor" if taylor or family(field).kind == "power" else "chebyshev"
+    return _joined(pieces, T, products, steps, method, abs(centre) + max(a, b))
 
 
 def _folded(
@@ -296,7 +296,7 @@ def _level(X: Tensor) -> tuple[Tensor, float]:
 
 
 def _joined(
-    pieces: list[tuple[Tensor, np.ndarray, np.ndarray]], T: int, products: int, steps: int, method: str
+    pieces: list[tuple[Tensor, np.ndarray, np.ndarray]], T: int, products: int, steps: int, method: str, size: float
 ) -> Swept:
     values = pieces[0][0] if len(pieces) == 1 else torch.cat([p[0] for p in pieces])
     logs, errors = (np.concatenate([p[i] for p in pieces]) for i in (1, 2))
@@ -304,7 +304,7 @@ def _joined(
         values = torch.cat([values, values.new_zeros(missing, *values.shape[1:])])
         logs = np.append(logs, np.zeros(missing))
         errors = np.concatenate([errors, np.full((missing, errors.shape[1]), math.inf)])
-    return Swept(values, logs, torch.from_numpy(errors), products, steps, method, 0.0)
+    return Swept(values, logs, torch.from_numpy(errors), products, steps, method, size)
 
 
 def _retry(field: Field, fam: Family, found: Series) -> Field | None:
