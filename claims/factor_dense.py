@@ -1,5 +1,6 @@
 """What the paper on orthogonalisation and diagonalisation by random blocks claims, measured."""
 
+import functools
 import math
 from itertools import combinations
 
@@ -9,8 +10,6 @@ import numpy as np
 from resolvent import factor
 from resolvent.claims import Measured, Scale, claim
 
-PAPER = "A Unified Perspective on Orthogonalization and Diagonalization"
-
 
 def potential(B: np.ndarray) -> float:
     """tr(B o B^-1) - n."""
@@ -18,7 +17,7 @@ def potential(B: np.ndarray) -> float:
 
 
 @claim(
-    paper=PAPER,
+    paper="A Unified Perspective on Orthogonalization and Diagonalization",
     method=factor.random_pivot_factor,
     says="the mean of the potential over all pairs falls by exactly 1 - 2/(n(n-1)) in a step, whether the step rotates, "
     "eliminates, or does either at random (largest deviation)",
@@ -43,28 +42,46 @@ def exact_mean_decrease(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=PAPER,
+    paper="A Unified Perspective on Orthogonalization and Diagonalization",
     method=factor.random_pivot_factor,
-    says="over whole runs the mean slope of log Gamma is log(1 - 2/(n(n-1))): elimination, mean over 20 runs, relative "
-    "deviation of the worst n",
+    says="over whole runs the mean of Gamma falls at the rate log(1 - 2/(n(n-1))): elimination, 20 runs, relative deviation "
+    "of the worst n",
     at_most=0.1,
 )
-def slope_of_runs(scale: Scale) -> Measured:
-    return Measured(*slopes("triangular", scale))
+def rate_of_eliminations(scale: Scale) -> Measured:
+    of_mean, _, note = slopes("triangular", scale)
+    return Measured(of_mean, "relative deviation", note)
 
 
 @claim(
-    paper=PAPER,
+    paper="A Unified Perspective on Orthogonalization and Diagonalization",
     method=factor.random_pivot_factor,
     says="the same for rotations",
     at_most=0.1,
 )
-def slope_of_rotations(scale: Scale) -> Measured:
-    return Measured(*slopes("rotation", scale))
+def rate_of_rotations(scale: Scale) -> Measured:
+    of_mean, _, note = slopes("rotation", scale)
+    return Measured(of_mean, "relative deviation", note)
 
 
-def slopes(S: str, scale: Scale) -> tuple[float, str, str]:
-    """Relative deviation of the slope of log of the mean of Gamma over runs, until the mean has fallen to a fifth."""
+@claim(
+    paper="A Unified Perspective on Orthogonalization and Diagonalization",
+    method=factor.random_pivot_factor,
+    says="and the mean of the slopes of log Gamma of single runs is that rate (the worst n and kind of step)",
+    at_most=0.1,
+    known_miss="0.34 at n = 8, 0.06 at n = 16: the theorem is about the mean of Gamma, and the mean of a logarithm lies below "
+    "the logarithm of the mean, the more the fewer the columns",
+)
+def slope_of_single_runs(scale: Scale) -> Measured:
+    found = {S: slopes(S, scale) for S in ("triangular", "rotation")}
+    note = "; ".join(f"{S}: {note}" for S, (_, _, note) in found.items())
+    return Measured(max(of_runs for _, of_runs, _ in found.values()), "relative deviation", note)
+
+
+@functools.cache
+def slopes(S: str, scale: Scale) -> tuple[float, float, str]:
+    """Relative deviations of the slope of the log of the mean of Gamma, and of the mean slope of its log, until it has
+    fallen to a fifth."""
     found = []
     rng = np.random.default_rng(0)
     for n in scale(quick=(8, 16), full=(8, 16, 32)):
@@ -81,7 +98,7 @@ def slopes(S: str, scale: Scale) -> tuple[float, str, str]:
         wanted = math.log1p(-2 / (n * (n - 1)))
         found.append((math.log(np.mean(ends) / first) / steps / wanted - 1, float(np.mean(logs)) / wanted - 1))
     note = "; ".join(f"of the log of the mean {a:+.3f}, mean of the logs {b:+.3f}" for a, b in found)
-    return max(abs(a) for a, _ in found), "relative deviation", note
+    return max(abs(a) for a, _ in found), max(abs(b) for _, b in found), note
 
 
 def graded(n: int, decades: float, seed: int) -> np.ndarray:
@@ -112,7 +129,7 @@ def small_errors(decades: float, scale: Scale) -> dict[str, float]:
 
 
 @claim(
-    paper=PAPER,
+    paper="A Unified Perspective on Orthogonalization and Diagonalization",
     method=factor.random_pivot_factor,
     says="small singular values of graded matrices (condition 1e12 and more) have all their digits (relative error against "
     "60 digits)",
@@ -128,7 +145,7 @@ def small_singular_values(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=PAPER,
+    paper="A Unified Perspective on Orthogonalization and Diagonalization",
     method=factor.jacobi_svd,
     says="where LAPACK has lost all digits of the smallest singular value (30 decades): how many times its error",
     at_least=1e10,

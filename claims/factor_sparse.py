@@ -13,9 +13,6 @@ from _seconds import seconds
 from resolvent import factor
 from resolvent.claims import Measured, Scale, claim
 
-SMASH = "SMASH: Sparse Matrix Atomic Scratchpad Hashing"
-UPDATES = "Fast Updating Truncated SVD for Representation Learning with Sparse Matrices"
-
 
 def rmat(scale: int, each: int = 16, seed: int = 0) -> sp.csr_array:
     """A recursive power-law graph of 2**scale vertices (0.57, 0.19, 0.19, 0.05) with random values."""
@@ -36,7 +33,7 @@ def uniform(n: int, each: int, seed: int = 0) -> sp.csr_array:
 
 
 @claim(
-    paper=SMASH,
+    paper="SMASH: Sparse Matrix Atomic Scratchpad Hashing",
     method=factor.spgemm,
     says="the pattern is exactly SciPy's and values agree, skewed and uniform, by hash and by dense tables (largest "
     "difference relative to the sum of the sizes)",
@@ -57,7 +54,7 @@ def same_as_scipy(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=SMASH,
+    paper="SMASH: Sparse Matrix Atomic Scratchpad Hashing",
     method=factor.spgemm,
     says="no matrix of partial products: memory beside the result at least 10 times below that of outer products (R-MAT)",
     at_least=10.0,
@@ -71,7 +68,7 @@ def intermediate_memory(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=SMASH,
+    paper="SMASH: Sparse Matrix Atomic Scratchpad Hashing",
     method=factor.spgemm,
     says="on a skewed R-MAT graph at least 1.3 times faster than scipy.sparse (whose columns are not even sorted), 2 threads",
     at_least=1.3,
@@ -83,7 +80,7 @@ def faster_than_scipy(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=SMASH,
+    paper="SMASH: Sparse Matrix Atomic Scratchpad Hashing",
     method=factor.spgemm,
     says="windows of counted products balance the threads: the most loaded of 2 has at most 1.2 times the mean",
     at_most=1.2,
@@ -150,7 +147,7 @@ def timed(call: Callable[[], object]) -> tuple[float, object]:
 
 
 @claim(
-    paper=UPDATES,
+    paper="Fast Updating Truncated SVD for Representation Learning with Sparse Matrices",
     method=factor.TruncatedSVD,
     says="12 batches of appended rows: singular values as those of the dense update of Zha and Simon (relative)",
     at_most=1e-6,
@@ -162,7 +159,7 @@ def as_the_dense_update(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=UPDATES,
+    paper="Fast Updating Truncated SVD for Representation Learning with Sparse Matrices",
     method=factor.TruncatedSVD,
     says="updates in the sparse pairs take at least 5 times less than the dense updates (the paper: an order of magnitude)",
     at_least=5.0,
@@ -175,7 +172,7 @@ def faster_than_dense_updates(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=UPDATES,
+    paper="Fast Updating Truncated SVD for Representation Learning with Sparse Matrices",
     method=factor.TruncatedSVD,
     says="and at least 10 times less than scipy's svds after each batch",
     at_least=10.0,

@@ -9,9 +9,6 @@ from torch import Tensor
 from resolvent import sketch
 from resolvent.claims import Measured, Scale, claim
 
-FAST = "The Fast Johnson-Lindenstrauss Transform is Even Faster"
-LINF = "A Nearly-Optimal Bound for Fast Regression with ell_infty Guarantee"
-
 
 def points(count: int, n: int) -> Tensor:
     """Half Gaussian, half sign vectors on 8 neighbouring coordinates: for some signs D their transform lies on n / 8."""
@@ -30,7 +27,7 @@ def rows(count: int, eps: float) -> int:
 
 
 @claim(
-    paper=FAST,
+    paper="The Fast Johnson-Lindenstrauss Transform is Even Faster",
     method=sketch.fjlt,
     says="the improved density keeps all distances of random and structured points within 1 +- eps, as the classic one does",
     at_least=0.95,
@@ -55,7 +52,7 @@ def improved_density_keeps_distances(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=FAST,
+    paper="The Fast Johnson-Lindenstrauss Transform is Even Faster",
     method=sketch.fjlt_density,
     says="the analysis is tight: a density 20 times lower loses distances of the structured points",
     at_least=0.95,
@@ -76,7 +73,7 @@ def lower_density_fails(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=FAST,
+    paper="The Fast Johnson-Lindenstrauss Transform is Even Faster",
     method=sketch.fjlt,
     says="the sparse product of the improved density is at least twice as fast as that of the classic one",
     at_least=2.0,
@@ -95,7 +92,7 @@ def sparse_stage(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=FAST,
+    paper="The Fast Johnson-Lindenstrauss Transform is Even Faster",
     method=sketch.fjlt,
     says="embeds at least 3 times faster than a dense Gaussian matrix at n = 16384, transform included",
     at_least=3.0,
@@ -140,7 +137,7 @@ def ratios(name: str, kind: str, n: int, d: int, m: int, trials: int) -> tuple[T
 
 
 @claim(
-    paper=LINF,
+    paper="A Nearly-Optimal Bound for Fast Regression with ell_infty Guarantee",
     method=sketch.sketch_and_solve,
     says="SRHT: 95 of 100 errors of the coordinates stay within eps = 0.5 on random and hard systems (m = 12 d / eps^2)",
     at_most=0.5,
@@ -155,7 +152,7 @@ def coordinates_of_srht(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=LINF,
+    paper="A Nearly-Optimal Bound for Fast Regression with ell_infty Guarantee",
     method=sketch.sketch_and_solve,
     says="Gaussian: 95 of 100 errors of the coordinates stay within eps = 0.5 on random and hard systems (m = 12 d / eps^2)",
     at_most=0.5,
@@ -171,7 +168,7 @@ def coordinates_of_gaussian(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=LINF,
+    paper="A Nearly-Optimal Bound for Fast Regression with ell_infty Guarantee",
     method=sketch.sketch_and_solve,
     says="CountSketch misses eps = 0.5 in at least half of the trials on the hard system, though it keeps the residual",
     at_least=0.5,
@@ -187,7 +184,7 @@ def coordinates_of_count_sketch(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=LINF,
+    paper="A Nearly-Optimal Bound for Fast Regression with ell_infty Guarantee",
     method=sketch.linf_rows,
     says="the error of a coordinate falls as m^(-1/2): the fitted exponent is -0.5 +- 0.1",
     at_most=0.1,
