@@ -12,10 +12,6 @@ from resolvent import factor
 from resolvent.claims import Measured, Scale, claim
 from resolvent.random import gaussian
 
-PRODUCT = "The Pseudoinverse of A=CR is A^+=R^+C^+ (?)"
-META = "A theory of meta-factorization"
-SECRET = "The secret life of matrix factorizations: how matrix decompositions reveal and keep secrets of linear equations and what we can do about it"
-
 
 def with_values(m: int, n: int, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """U, s, V of a matrix with random singular vectors."""
@@ -40,7 +36,7 @@ def relative(found: np.ndarray, exact: np.ndarray) -> float:
 
 
 @claim(
-    paper=PRODUCT,
+    paper="The Pseudoinverse of A=CR is A^+=R^+C^+ (?)",
     method=factor.pinv_product,
     says="(C^+ C R)^+ (C R R^+)^+ is the pseudoinverse of C R for all factors: 200 random pairs, most of them deficient",
     at_most=1e-10,
@@ -55,7 +51,7 @@ def general_formula(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=PRODUCT,
+    paper="The Pseudoinverse of A=CR is A^+=R^+C^+ (?)",
     method=factor.pinv_product,
     says="R^+ C^+ is right for independent columns of C and rows of R, and wrong for others: by a factor of 2 for [1 0] [1; 1]",
     at_least=1.0,
@@ -79,7 +75,7 @@ def reverse_order(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=PRODUCT,
+    paper="The Pseudoinverse of A=CR is A^+=R^+C^+ (?)",
     method=factor.pinv,
     says="(P^T A)^+ P^T A Q (A Q)^+ of a matrix of rank 40 is its pseudoinverse to 1e-8",
     at_most=1e-8,
@@ -93,7 +89,7 @@ def randomized_error(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=PRODUCT,
+    paper="The Pseudoinverse of A=CR is A^+=R^+C^+ (?)",
     method=factor.pinv,
     says="and takes a tenth of the time of numpy.linalg.pinv at most",
     at_least=10.0,
@@ -108,7 +104,7 @@ def randomized_speed(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=PRODUCT,
+    paper="The Pseudoinverse of A=CR is A^+=R^+C^+ (?)",
     method=factor.pinv,
     says="with noise of 1e-10 on a matrix of rank 40 and condition 1000 the error is within 100 times of that of the truncated SVD",
     at_most=100.0,
@@ -138,7 +134,7 @@ def test_matrices(n: int) -> Iterator[tuple[str, Tensor]]:
 
 
 @claim(
-    paper=META,
+    paper="A theory of meta-factorization",
     method=factor.meta_factor,
     says="SVD, QR, UTV, CUR, Nystrom and the pseudoinverse are solutions F G H^T of its two equations: reconstruction, projectors",
     at_most=1e-11,
@@ -158,7 +154,7 @@ def known_factorizations(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=META,
+    paper="A theory of meta-factorization",
     method=factor.meta_factor,
     says="cut off at rank k the SVD has the least error, and QR and UTV at most twice that: k up to half of the rank",
     at_most=2.0,
@@ -186,7 +182,7 @@ def low_rank(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=META,
+    paper="A theory of meta-factorization",
     method=factor.MetaFactorization,
     says="resistor network: a disconnected set of edges cannot replace a spanning tree, mismatch sqrt(390)/6, residual sqrt(105)/3",
     at_most=1e-12,
@@ -226,7 +222,7 @@ def deficient(count: int) -> Iterator[tuple[np.ndarray, str, np.random.Generator
 
 
 @claim(
-    paper=SECRET,
+    paper="The secret life of matrix factorizations: how matrix decompositions reveal and keep secrets of linear equations and what we can do about it",
     method=factor.projectors,
     says="every factorisation hides a projector on the columns and one on the rows: P P = P, P_col A = A = A P_row (LU to CUR)",
     at_most=1e-10,
@@ -240,7 +236,7 @@ def hidden_projectors(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=SECRET,
+    paper="The secret life of matrix factorizations: how matrix decompositions reveal and keep secrets of linear equations and what we can do about it",
     method=factor.solve_with,
     says="they solve A X = B: the solution of least norm is that of numpy.linalg.pinv to 1e-9",
     at_most=1e-9,
@@ -255,7 +251,7 @@ def matrix_equations(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=SECRET,
+    paper="The secret life of matrix factorizations: how matrix decompositions reveal and keep secrets of linear equations and what we can do about it",
     method=factor.solve_with,
     says="A X = B has a solution if and only if P_col B = B: right-hand sides with and without one are told apart",
     at_least=1.0,
@@ -272,7 +268,7 @@ def consistency(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=SECRET,
+    paper="The secret life of matrix factorizations: how matrix decompositions reveal and keep secrets of linear equations and what we can do about it",
     method=factor.MatrixCipher,
     says="the projector equation decrypts whatever random mask was added, and a wrong key does not",
     at_most=1e-10,
@@ -292,7 +288,7 @@ def cipher(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=SECRET,
+    paper="The secret life of matrix factorizations: how matrix decompositions reveal and keep secrets of linear equations and what we can do about it",
     method=factor.known_plaintext_attack,
     says="and it is linear: as many known pairs as a ciphertext has numbers break it, one less does not",
     at_most=1.0,
