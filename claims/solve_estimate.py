@@ -10,11 +10,9 @@ from resolvent import solve
 from resolvent.claims import Measured, Scale, claim
 from resolvent.random import gaussian
 
-PAPER = "Flat Minima in Linear Estimation and an Extended Gauss Markov Theorem"
-
 
 @claim(
-    paper=PAPER,
+    paper="Flat Minima in Linear Estimation and an Extended Gauss Markov Theorem",
     method=solve.linear_estimator,
     says="the closed forms solve the convex problem: cvxpy finds no smaller norm for the bias of p = 1, 2, infinity",
     at_most=1e-6,
@@ -37,7 +35,7 @@ def against_a_convex_solver(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=PAPER,
+    paper="Flat Minima in Linear Estimation and an Extended Gauss Markov Theorem",
     method=solve.linear_estimator,
     says="p = 1.5: gradient descent over all 5 x 8 matrices ends at the closed form",
     at_most=1e-6,
@@ -47,7 +45,9 @@ def against_descent(scale: Scale) -> Measured:
     one = torch.eye(5, dtype=X.dtype)
     L = solve.linear_estimator(X, torch.eye(8, dtype=X.dtype), 1.5, 3.0)
     V = torch.zeros_like(L).requires_grad_()
-    optimizer = torch.optim.LBFGS([V], max_iter=500, tolerance_grad=1e-13, tolerance_change=0, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [V], max_iter=150, tolerance_grad=1e-13, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
 
     def objective() -> torch.Tensor:
         optimizer.zero_grad()
@@ -60,7 +60,7 @@ def against_descent(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=PAPER,
+    paper="Flat Minima in Linear Estimation and an Extended Gauss Markov Theorem",
     method=solve.estimator_risk_limit,
     says="the error of simulated regressions is the integral against the limit law (aspects 0.3, 0.7, 1.5; three norms)",
     at_most=0.03,
@@ -74,8 +74,8 @@ def simulation_against_the_limit(scale: Scale) -> Measured:
             errors = []
             for seed in range(draws):
                 X = gaussian((n, d), generator=seed)
-                beta = gaussian((d, 16), generator=100 + seed) / d**0.5
-                Y = X @ beta + 0.5 * gaussian((n, 16), generator=200 + seed)
+                beta = gaussian((d, 256), generator=100 + seed) / d**0.5
+                Y = X @ beta + 0.5 * gaussian((n, 256), generator=200 + seed)
                 factor = 1 if bias == "spectral" else n
                 found = solve.linear_estimator(X, Y, bias, strength * factor)
                 # Features of variance 1 and new noise: the error of a prediction.
@@ -95,6 +95,7 @@ def regimes() -> dict[str, tuple[int, np.ndarray, np.ndarray, float]]:
         "slow decay, strong low frequencies": (80, 1.0 / i, np.where(low, 3.0, 0.3), 0.3),
         "well conditioned, equal coefficients": (200, near, np.ones(20) / 20**0.5, 2.0),
         "well conditioned, equal contributions": (200, near, 1 / near / 20**0.5, 2.0),
+        "well conditioned, strong weak directions": (200, near, 1 / near**2 / 20**0.5, 2.0),
     }
 
 
@@ -110,7 +111,7 @@ def comparison(draws: int) -> dict[str, dict[str, tuple[float, float]]]:
         for draw in range(draws):
             rng = np.random.default_rng(draw)
             X = rng.standard_normal((n, d)) * scales
-            beta = sizes * rng.standard_normal(d)
+            beta = sizes * rng.choice([-1.0, 1.0], d)
             y = X @ beta + noise * rng.standard_normal(n)
             grid = np.logspace(-8, 4, 97) * np.linalg.norm(X) ** 2 / d
             with warnings.catch_warnings():
@@ -128,9 +129,9 @@ def comparison(draws: int) -> dict[str, dict[str, tuple[float, float]]]:
 
 
 @claim(
-    paper=PAPER,
+    paper="Flat Minima in Linear Estimation and an Extended Gauss Markov Theorem",
     method=solve.linear_estimator,
-    says="the better of nuclear and spectral beats scikit-learn's RidgeCV with t > 2 over 50 draws in two regimes of four",
+    says="the better of nuclear and spectral beats scikit-learn's RidgeCV with t > 2 over 50 draws in two regimes of five",
     at_least=2,
 )
 def against_ridge(scale: Scale) -> Measured:
@@ -141,10 +142,12 @@ def against_ridge(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=PAPER,
+    paper="Flat Minima in Linear Estimation and an Extended Gauss Markov Theorem",
     method=solve.linear_estimator,
     says="elsewhere the better of nuclear and spectral is never more than 5 percent worse than RidgeCV",
     at_most=1.05,
+    known_miss="1.12 (1.13 at quick scale): where features are well conditioned and all coefficients of one size, ridge is "
+    "the Bayes estimator; 0.96 or less in the four other regimes",
 )
 def never_much_worse(scale: Scale) -> Measured:
     table = comparison(scale(quick=25, full=50))

@@ -156,8 +156,7 @@ def _validated(
     if A.ndim != 2 or b.ndim != 2:
         raise ValueError(f"cross validation takes one matrix, got a batch {tuple(A.shape[:-2])}: give a strength")
     n = A.shape[0]
-    whole = cv == "gcv"
-    if not whole and (isinstance(cv, bool) or not isinstance(cv, int) or not 2 <= cv <= n):
+    if cv != "gcv" and (isinstance(cv, bool) or not isinstance(cv, int) or not 2 <= cv <= n):
         raise ValueError(f"cv must be 'gcv' or from 2 to the number of rows, {n}, got {cv!r}")
     if p == math.inf:
         grid = torch.linspace(0, 1, 101, dtype=torch.float64)
@@ -167,7 +166,7 @@ def _validated(
             raise ValueError("X is zero: no strength can be chosen")
         grid = torch.cat([torch.zeros(1), torch.logspace(-8, 4, 97, dtype=torch.float64)]) * size
     alphas = grid.to(A)
-    if whole:
+    if cv == "gcv":
         f = _factors(A)
         filtered = factors(f.s, p, alphas[:, None])
         residual = _residuals(f.U * f.s, filtered, f.U.mT @ b, b)
@@ -219,8 +218,7 @@ class _Estimator(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, to_alpha, None
         zero = s == 0
-        flat = bool(zero.any()) or U.shape[-2] != Vh.shape[-1] and bool(zero.any())
-        if flat and (p == math.inf or float(alpha) == 0):
+        if bool(zero.any()) and (p == math.inf or float(alpha) == 0):
             raise ValueError("X has not full rank: this estimator has no gradient to it, only those with a strength do")
         # At 0 every other filter begins as s / alpha.
         steep = 1 / torch.where(alpha > 0, alpha, 1)

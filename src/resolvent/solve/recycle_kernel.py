@@ -40,7 +40,9 @@ def largest_space(K: np.ndarray, k: int) -> np.ndarray:
     if not np.iscomplexobj(K):
         pairs = np.flatnonzero(np.diag(T, -1))
         # The two of a block have one modulus, the root of its determinant.
-        sizes[pairs] = np.sqrt(abs(T[pairs, pairs] * T[pairs + 1, pairs + 1] - T[pairs, pairs + 1] * T[pairs + 1, pairs]))
+        sizes[pairs] = np.sqrt(
+            abs(T[pairs, pairs] * T[pairs + 1, pairs + 1] - T[pairs, pairs + 1] * T[pairs + 1, pairs])
+        )
         sizes[pairs + 1] = sizes[pairs]
     chosen = np.zeros(m, np.int32)
     chosen[np.argsort(-sizes, kind="stable")[:k]] = 1
@@ -49,8 +51,8 @@ def largest_space(K: np.ndarray, k: int) -> np.ndarray:
         both = int(chosen.sum() == len(split))
         chosen[split], chosen[split + 1] = both, both
     if np.iscomplexobj(K):
-        _, Z, _, count, _, _, info = lapack.ztrsen(chosen, T, Z)
+        _, Z, _, count, _, _, _ = lapack.ztrsen(chosen, T, Z, job="N")
     else:
-        _, Z, _, _, count, _, _, info = lapack.dtrsen(chosen, T, Z)
+        _, Z, _, _, count, _, _, _ = lapack.dtrsen(chosen, T, Z, job="N")
     # Two eigenvalues too close to be exchanged: any order of such is as good.
     return Z[:, :count]
