@@ -174,7 +174,7 @@ def with_obstacles(m: int, seed: int) -> torch.Tensor:
 @functools.cache
 def trained(full: bool) -> tuple[solve.DirectionNet, int, float]:
     """A network for the empty square: how wide it is and the processor time that training took."""
-    m, channels, samples, vectors = (64, 16, 4200, 600) if full else (24, 8, 1200, 200)
+    m, channels, samples, vectors = (64, 16, 4200, 600) if full else (24, 8, 2000, 200)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     start = time.process_time()

@@ -62,7 +62,7 @@ def wasserstein_cp_dictionary(
     cost : d matrices (n_k, n_k), nonnegative; the ground cost is their sum. None takes squared distances of the grid
         points of [0, 1]
     reg : gamma, weight of the entropy in the transport cost. For squared distances its plans blur by sqrt(gamma / 2),
-        and the atoms come out sharper by as much; None takes 0.7 times the smallest positive cost, 0.6 grid cells
+        and the atoms come out sharper by as much; None takes twice the smallest positive cost: one grid cell
     prox : c, weight of the proximal terms
     init : (factors, codes) to start from; None draws data points and takes their marginals
     rtol : the prox-gradient relative to that of the first sweep
@@ -178,7 +178,7 @@ class _Transport:
         back = self.log_kernel(self.Y.log() - log_mass, transposed=True)
         return value, torch.exp(h + back)
 
-    def value(self, Z: Tensor, g: Tensor | None = None, rtol: float = 1e-5) -> Tensor:
+    def value(self, Z: Tensor, g: Tensor | None = None, rtol: float = 1e-4) -> Tensor:
         """The sum of the costs from Y_j to Z_j: cost of the plan plus reg times the sum of its p log p."""
         log_z = Z.log()
         h = torch.zeros_like(Z) if g is None else g / self.reg
@@ -316,9 +316,9 @@ def _costs(cost: Sequence[Any] | None, T: Tensor) -> list[Tensor]:
 
 
 def _default(costs: list[Tensor]) -> float:
-    """The entropy's weight that blurs a plan by about half a cell of the finest grid."""
+    """The entropy's weight that blurs a plan by about a cell of the finest grid."""
     positive = [C[C > 0].min() for C in costs if bool((C > 0).any())]
-    return 0.7 * float(torch.stack(positive).min()) if positive else 1.0
+    return 2 * float(torch.stack(positive).min()) if positive else 1.0
 
 
 def _start(T: Tensor, rank: int, init: Any, rng: torch.Generator) -> list[Tensor]:

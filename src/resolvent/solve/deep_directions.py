@@ -59,8 +59,7 @@ def deep_cg(
     Notes
     -----
     A step takes the A-norm of the error to its least along the direction, so that no model can make it grow. The
-    residual is computed anew after every step: the model, unlike a Krylov space, lets nothing cancel. Two products with
-    A and one call of the model a step.
+    residual is computed anew after every step: two products with A and one call of the model.
 
     References
     ----------
@@ -125,11 +124,12 @@ def _call(model: Callable[[Tensor], Tensor], R: Tensor) -> Tensor:
 def _check(curvature: Tensor, D: Tensor, going: Tensor) -> None:
     size = torch.linalg.vector_norm(D, dim=0)
     bad = going & ~(curvature > 0) & ~(size == 0)
-    if bool(bad.any()):
-        value = float(curvature[bad].min())
-        if value == value:
-            raise ValueError(f"A must be positive definite, but d^H A d = {value:.3g} for some d")
-        raise ValueError("the product with A, or the model, returned NaN or infinity")
+    if not bool(bad.any()):
+        return
+    value = float(curvature[bad].min())
+    if value == value:
+        raise ValueError(f"A must be positive definite, but d^H A d = {value:.3g} for some d")
+    raise ValueError("the product with A, or the model, returned NaN or infinity")
 
 
 def ritz_dataset(
@@ -324,8 +324,7 @@ def train_direction_net(
 ) -> Any:
     r"""A network that maps right-hand sides of A to near multiples of the solutions, from A alone.
 
-    The loss of a unit b is :math:`\|b - a A f(b)\|^2` with :math:`a = b^T f(b) / f(b)^T A f(b)`: the residual after one
-    step of `deep_cg`. No solution is needed.
+    The loss of a unit b is :math:`\|b - a A f(b)\|^2`, :math:`a = b^T f(b) / f(b)^T A f(b)`: the residual after one step.
 
     Parameters
     ----------
@@ -334,15 +333,14 @@ def train_direction_net(
     grid : sizes of the grid whose points are the unknowns, or a boolean mask of the cells that are
     net : to go on with; None starts a `DirectionNet`
     samples, vectors : of the `ritz_dataset` to train on
-    epochs : passes through it
-    batch : right-hand sides of a step
+    epochs, batch : passes through it, right-hand sides of a step
     rate : largest learning rate, of Adam, that rises over a tenth of the steps and then falls to zero
     generator : of the data, their order and the weights
-    return_losses : also return the mean loss of each step
+    return_losses : also return the mean loss of each step, a list of floats
 
     Returns
     -------
-    DirectionNet, on the device of A, in float32; or ``(net, losses)`` with losses a list of floats
+    DirectionNet, on the device of A, in float32; or ``(net, losses)``
 
     Raises
     ------
@@ -350,9 +348,8 @@ def train_direction_net(
 
     Notes
     -----
-    A step costs three products with the network for each of `batch` right-hand sides, and two with A. The paper trains
-    at a constant rate of 1e-4 for hours; the schedule gets by with a minute in two dimensions. A network trained without
-    obstacles also works with them, and on larger grids.
+    The paper trains at a constant rate of 1e-4 for hours; the schedule gets by with a minute in two dimensions. A network
+    trained without obstacles also works with them, and on larger grids.
 
     References
     ----------
@@ -379,12 +376,10 @@ def train_direction_net(
         net = DirectionNet(dims, generator=int(torch.randint(2**62, (), generator=rng, device=rng.device)))
         net = net.to(operator.device)
     weight = net.first.weight
-    narrow, rows = operator.to(weight.dtype), rows.to(weight)
-    apply = net._on_cells(grid)
-    steps = epochs * -(-samples // batch)
+    narrow, rows, apply = operator.to(weight.dtype), rows.to(weight), net._on_cells(grid)
     optimizer = torch.optim.Adam(net.parameters(), rate)
-    # Its first step cannot be its peak.
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(steps, 2), pct_start=0.1)
+    steps = max(2, epochs * -(-samples // batch))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     losses: list[Tensor] = []
     with torch.enable_grad():
         for _ in range(epochs):
