@@ -41,6 +41,10 @@ _FAILURES = (
 )
 
 
+# Rooms whose claims run first: those that the others build on.
+_LOW = ("operators", "functions", "spectra", "sketch", "factor", "solve")
+
+
 @dataclass(frozen=True)
 class Measured:
     """The number that a claim measured.
@@ -262,6 +266,7 @@ def load(directory: str | Path = "claims") -> list[Claim]:
             spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(folder.resolve()))
+    rooms.sort(key=lambda room: _LOW.index(room) if room in _LOW else len(_LOW))
     return [made for room in rooms for made in _registry.values() if made.room == room]
 
 
