@@ -8,8 +8,6 @@ from resolvent import factor
 from resolvent.claims import Measured, Scale, claim
 from resolvent.random import gaussian
 
-LIFTING = "Over-parametrization via Lifting for Low-rank Matrix Sensing: Conversion of Spurious Solutions to Strict Saddle Points"
-
 
 def traps(scale: Scale) -> list[tuple[float, factor.SpuriousInstance]]:
     sizes = scale(quick=(3, 5), full=(3, 5, 7))
@@ -17,7 +15,7 @@ def traps(scale: Scale) -> list[tuple[float, factor.SpuriousInstance]]:
 
 
 @claim(
-    paper=LIFTING,
+    paper="Over-parametrization via Lifting for Low-rank Matrix Sensing: Conversion of Spurious Solutions to Strict Saddle Points",
     method=factor.lifted_sensing,
     says="every spurious minimum of perturbed completion (n = 3, 5; eps = 0.1 to 0.3) lifts to a strict saddle at a large enough odd order: largest curvature down",
     at_most=-1e-3,
@@ -39,7 +37,7 @@ def saddles(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=LIFTING,
+    paper="Over-parametrization via Lifting for Low-rank Matrix Sensing: Conversion of Spurious Solutions to Strict Saddle Points",
     method=factor.lifted_sensing,
     says="order 3 is enough from eps = 0.4 for n = 3 and from 0.3 for n = 5: smallest eigenvalue of the lifted Hessian",
     at_most=-1e-3,
@@ -54,7 +52,7 @@ def order_three(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=LIFTING,
+    paper="Over-parametrization via Lifting for Low-rank Matrix Sensing: Conversion of Spurious Solutions to Strict Saddle Points",
     method=factor.lifted_sensing,
     says="order 3 is enough at eps = 0.1, 0.2, 0.3 for n = 3 as well: smallest eigenvalue of the lifted Hessian",
     at_most=-1e-3,
@@ -70,7 +68,7 @@ def order_three_small_eps(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=LIFTING,
+    paper="Over-parametrization via Lifting for Low-rank Matrix Sensing: Conversion of Spurious Solutions to Strict Saddle Points",
     method=factor.lifted_sensing,
     says="the solution stays a minimum of the lifted problem: most negative curvature at orders 3 and 5",
     at_most=1e-8,
@@ -94,7 +92,7 @@ def starts(scale: Scale, n: int, eps: float):
 
 
 @claim(
-    paper=LIFTING,
+    paper="Over-parametrization via Lifting for Low-rank Matrix Sensing: Conversion of Spurious Solutions to Strict Saddle Points",
     method=factor.lifted_sensing,
     says="plain gradient descent from random starts ends in a spurious minimum in more than 30 percent of the cases",
     at_least=0.3,
@@ -105,7 +103,7 @@ def plain_descent(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=LIFTING,
+    paper="Over-parametrization via Lifting for Low-rank Matrix Sensing: Conversion of Spurious Solutions to Strict Saddle Points",
     method=factor.lifted_sensing,
     says="descent in the lifted space and a projection lead to the solution in at least 95 percent",
     at_least=0.95,

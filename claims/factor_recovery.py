@@ -14,12 +14,6 @@ from resolvent.factor.observed import Observed
 from resolvent.operators import Identity, LowRank, Operator
 from resolvent.random import as_generator, gaussian
 
-COMPLETION = "Low Rank Matrix Completion via Robust Alternating Minimization in Nearly Linear Time"
-ROBUST = "Global Convergence of Sub-gradient Method for Robust Matrix Recovery: Small Initialization, Noisy Measurements, and Over-parameterization"
-SYMMETRY = (
-    "How Over-Parameterization Slows Down Gradient Descent in Matrix Sensing: The Curses of Symmetry and Initialization"
-)
-
 
 def relative(found: Operator, exact: Tensor) -> float:
     return float(torch.linalg.matrix_norm(found.to_dense() - exact) / torch.linalg.matrix_norm(exact))
@@ -36,7 +30,7 @@ def incomplete(n: int, k: int, share: float) -> tuple[LowRank, tuple[Tensor, Ten
 
 
 @claim(
-    paper=COMPLETION,
+    paper="Low Rank Matrix Completion via Robust Alternating Minimization in Nearly Linear Time",
     method=factor.complete,
     says="10 percent of the entries of a 2000 x 2000 matrix of rank 20 and condition 5 give it to 1e-6 in at most 40 sweeps",
     at_most=40,
@@ -50,7 +44,7 @@ def sweeps(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=COMPLETION,
+    paper="Low Rank Matrix Completion via Robust Alternating Minimization in Nearly Linear Time",
     method=factor.complete,
     says="solving the inner problems to a tenth only costs at most a quarter more sweeps than solving them exactly",
     at_most=1.25,
@@ -67,7 +61,7 @@ def inexact_sweeps(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=COMPLETION,
+    paper="Low Rank Matrix Completion via Robust Alternating Minimization in Nearly Linear Time",
     method=factor.complete,
     says="at rank 60 a sweep takes half the time of one with exact solutions by normal equations at most",
     at_least=2.0,
@@ -86,7 +80,7 @@ def time_of_a_sweep(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=COMPLETION,
+    paper="Low Rank Matrix Completion via Robust Alternating Minimization in Nearly Linear Time",
     method=factor.complete,
     says="errors of 1e-2 in every inner solution of every sweep leave an error of that size, and no divergence",
     at_most=3.0,
@@ -115,7 +109,7 @@ def inner_errors(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=COMPLETION,
+    paper="Low Rank Matrix Completion via Robust Alternating Minimization in Nearly Linear Time",
     method=factor.complete,
     says="the time grows linearly with the number of entries: over a factor of 16, at most 1.3 times as fast",
     at_most=1.3,
@@ -158,7 +152,7 @@ def best(call, *args, **options):
 
 
 @claim(
-    paper=ROBUST,
+    paper="Global Convergence of Sub-gradient Method for Robust Matrix Recovery: Small Initialization, Noisy Measurements, and Over-parameterization",
     method=factor.robust_recover,
     says="with a tenth of the measurements grossly wrong the matrix of rank 3 is found for any search rank up to n",
     at_most=1e-5,
@@ -171,7 +165,7 @@ def gross_errors(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=ROBUST,
+    paper="Global Convergence of Sub-gradient Method for Robust Matrix Recovery: Small Initialization, Noisy Measurements, and Over-parameterization",
     method=factor.robust_recover,
     says="where gradient descent on squares stays above 0.3",
     at_least=0.3,
@@ -188,7 +182,7 @@ def squares(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=ROBUST,
+    paper="Global Convergence of Sub-gradient Method for Robust Matrix Recovery: Small Initialization, Noisy Measurements, and Over-parameterization",
     method=factor.robust_recover,
     says="with search rank n the error decreases with the size of the start: 1e-2, 1e-4, 1e-6, 1e-8",
     at_least=1.0,
@@ -205,7 +199,7 @@ def size_of_the_start(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=ROBUST,
+    paper="Global Convergence of Sub-gradient Method for Robust Matrix Recovery: Small Initialization, Noisy Measurements, and Over-parameterization",
     method=factor.robust_recover,
     says="a random start of size 1 ends at an error at least 100 times as large",
     at_least=100.0,
@@ -233,7 +227,7 @@ def trajectory(A: Operator, M: Tensor, k: int, **options):
 
 
 @claim(
-    paper=SYMMETRY,
+    paper="How Over-Parameterization Slows Down Gradient Descent in Matrix Sensing: The Curses of Symmetry and Initialization",
     method=factor.sense,
     says="with more columns than the rank the squared error of the symmetric form decreases as 1 / T^2: the exponent is off by",
     at_most=0.4,
@@ -247,7 +241,7 @@ def power_law(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=SYMMETRY,
+    paper="How Over-Parameterization Slows Down Gradient Descent in Matrix Sensing: The Curses of Symmetry and Initialization",
     method=factor.sense,
     says="with as many as the rank it is geometric: the power law fits log(loss) this many times worse",
     at_least=5.0,
@@ -260,7 +254,7 @@ def geometric_at_the_rank(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=SYMMETRY,
+    paper="How Over-Parameterization Slows Down Gradient Descent in Matrix Sensing: The Curses of Symmetry and Initialization",
     method=factor.sense,
     says="the asymmetric form converges as exp(-c alpha^2 T): rates for alpha 0.5 and 0.2 against (0.5 / 0.2)^2, off by",
     at_most=0.3,
@@ -279,7 +273,7 @@ def rate_and_start(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=SYMMETRY,
+    paper="How Over-Parameterization Slows Down Gradient Descent in Matrix Sensing: The Curses of Symmetry and Initialization",
     method=factor.sense,
     says="with one rebalancing a misfit of 1e-10 takes less than a tenth of the steps of alpha = 0.2 without, for every alpha",
     at_least=10.0,

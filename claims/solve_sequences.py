@@ -12,9 +12,6 @@ from resolvent import solve
 from resolvent.claims import Measured, Scale, claim
 from resolvent.operators import Sparse
 
-RECYCLING = "Accelerating Data Generation for Neural Operators via Krylov Subspace Recycling"
-DEEP = "A Deep Conjugate Direction Method for Iteratively Solving Linear Systems"
-
 
 def gaussian_fields(count: int, m: int, alpha: float, tau: float, seed: int = 0) -> np.ndarray:
     """Fields of covariance (-Laplace + tau^2)^-alpha with zero normal derivative, as in the data of neural operators."""
@@ -105,7 +102,7 @@ def fewer(problem: str, scale: Scale) -> Measured:
 
 
 @claim(
-    paper=RECYCLING,
+    paper="Accelerating Data Generation for Neural Operators via Krylov Subspace Recycling",
     method=solve.solve_sequence,
     says="Darcy flow in random fields: sorted recycling needs a third of the steps of GMRES(50)",
     at_least=3.0,
@@ -115,7 +112,7 @@ def steps_for_darcy_flow(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=RECYCLING,
+    paper="Accelerating Data Generation for Neural Operators via Krylov Subspace Recycling",
     method=solve.solve_sequence,
     says="Helmholtz in random media: sorted recycling needs half of the steps of GMRES(50)",
     at_least=2.0,
@@ -125,7 +122,7 @@ def steps_for_helmholtz(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=RECYCLING,
+    paper="Accelerating Data Generation for Neural Operators via Krylov Subspace Recycling",
     method=solve.solve_sequence,
     says="Darcy flow: half of the time of GMRES(50)",
     at_least=2.0,
@@ -137,7 +134,7 @@ def time_for_darcy_flow(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=RECYCLING,
+    paper="Accelerating Data Generation for Neural Operators via Krylov Subspace Recycling",
     method=solve.sort_systems,
     says="recycling in the order given needs a tenth more steps than in a sorted one",
     at_least=1.1,
@@ -211,7 +208,7 @@ def counts(full: bool, factor: int) -> dict[str, float]:
 
 
 @claim(
-    paper=DEEP,
+    paper="A Deep Conjugate Direction Method for Iteratively Solving Linear Systems",
     method=solve.deep_cg,
     says="after a minute of training, a third of the steps of CG, and of CG with the diagonal, to 1e-4, around obstacles",
     at_least=3.0,
@@ -223,7 +220,7 @@ def steps_against_cg(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=DEEP,
+    paper="A Deep Conjugate Direction Method for Iteratively Solving Linear Systems",
     method=solve.DirectionNet,
     says="the same network on a grid twice as wide: at most half of the steps of CG",
     at_least=2.0,
@@ -236,7 +233,7 @@ def steps_on_a_larger_grid(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=DEEP,
+    paper="A Deep Conjugate Direction Method for Iteratively Solving Linear Systems",
     method=solve.DirectionNet,
     says="the steps hardly grow with the grid, where those of CG double",
     at_most=1.6,
@@ -248,7 +245,7 @@ def growth_with_the_grid(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=DEEP,
+    paper="A Deep Conjugate Direction Method for Iteratively Solving Linear Systems",
     method=solve.deep_cg,
     says="without making the directions conjugate, a fifth more steps",
     at_least=1.2,
