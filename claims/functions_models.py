@@ -127,7 +127,8 @@ def solved(f: str) -> dict[str, Tensor | functions.ParametricFunction]:
     def exact(mu: Tensor) -> Tensor:
         A = torch.einsum("pk,kij->pij", affine(mu), terms)
         if f == "logdet":
-            return torch.linalg.slogdet(A).logabsdet[:, None]
+            # Not slogdet: after other libraries have started threads, MKL's batched LU may fail (DLASWP) and go on.
+            return 2 * torch.linalg.cholesky(A).diagonal(dim1=-2, dim2=-1).log().sum(-1)[:, None]
         return torch.cholesky_solve(b[:, None], torch.linalg.cholesky(A))[..., 0]
 
     options = {"rhs": b} if f == "inv" else {}
