@@ -112,9 +112,9 @@ def dense_update(U: np.ndarray, s: np.ndarray, V: np.ndarray, E: sp.csr_array) -
 @functools.cache
 def growing(full: bool) -> dict[str, float]:
     """Rows appended in 12 batches to a sparse matrix of clustered rows: times and differences."""
-    m, n, k = (30_000, 20_000, 64) if full else (2400, 24_000, 16)
+    m, n, k = (30_000, 20_000, 64) if full else (2400, 48_000, 16)
     rng = np.random.default_rng(0)
-    A = sp.random_array((m, n), density=5e-4 if full else 1e-3, rng=rng, format="csr")
+    A = sp.random_array((m, n), density=5e-4, rng=rng, format="csr")
     # Popular columns and busy rows, as data have them: leading singular values stand out.
     A = sp.csr_array(
         sp.diags_array(rng.zipf(2.0, m).clip(max=50) ** 0.5) @ A @ sp.diags_array(rng.zipf(2.0, n).clip(max=50) ** 0.5)
