@@ -11,6 +11,7 @@ import torch
 from resolvent import solve
 from resolvent.claims import Measured, Scale, claim
 from resolvent.operators import Sparse
+from resolvent.operators.threads import one_thread
 
 
 def gaussian_fields(count: int, m: int, alpha: float, tau: float, seed: int = 0) -> np.ndarray:
@@ -172,19 +173,17 @@ def with_obstacles(m: int, seed: int) -> torch.Tensor:
 def trained(full: bool) -> tuple[solve.DirectionNet, int, float]:
     """A network for the empty square: how wide it is and the processor time that training took."""
     m, channels, samples, vectors = (64, 16, 4200, 600) if full else (24, 8, 2000, 200)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    start = time.process_time()
-    net = solve.train_direction_net(
-        poisson(torch.ones(m, m, dtype=torch.bool)),
-        (m, m),
-        net=solve.DirectionNet(channels=channels, generator=0),
-        samples=samples,
-        vectors=vectors,
-        generator=0,
-    )
-    torch.set_num_threads(threads)
-    return net, m, time.process_time() - start
+    with one_thread():
+        start = time.process_time()
+        net = solve.train_direction_net(
+            poisson(torch.ones(m, m, dtype=torch.bool)),
+            (m, m),
+            net=solve.DirectionNet(channels=channels, generator=0),
+            samples=samples,
+            vectors=vectors,
+            generator=0,
+        )
+        return net, m, time.process_time() - start
 
 
 @functools.cache

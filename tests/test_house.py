@@ -125,3 +125,16 @@ def test_operators_load_nothing_heavy_beyond_torch():
         "new = set(sys.modules) - before; print([m for m in ('numba', 'scipy', 'dask', 'rich', 'typer') if m in new])"
     )
     assert run(code) == "[]"
+
+
+def test_lu_of_batches_goes_through_the_guarded_functions():
+    """`torch.linalg.solve` and its like go wrong for batches on several threads: see `resolvent.operators.lu`."""
+    guarded = {"det", "inv", "inv_ex", "lu", "lu_factor", "lu_factor_ex", "slogdet", "solve", "solve_ex"}
+    found = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}"
+        for path in FILES
+        if path != PACKAGE / "operators" / "lu.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in guarded and ast.unparse(node.value) == "torch.linalg"
+    ]
+    assert found == []

@@ -316,7 +316,8 @@ def run(claim: Claim, scale: Scale | None = None) -> Record:
 
     Notes
     -----
-    The global random states are seeded first, so that a claim measures the same alone and among others.
+    The global random states are seeded first, so that a claim measures the same alone and among others. A number
+    that misses is measured twice more and the median counts: times on a machine with other work on it vary.
 
     Examples
     --------
@@ -329,12 +330,11 @@ def run(claim: Claim, scale: Scale | None = None) -> Record:
     scale = scale or Scale()
     about = (claim.room, claim.name, claim.paper, claim.method, claim.says, claim.required)
     blank = Record(*about, scale=scale.name)
-    _seed()
     start = time.perf_counter()
     try:
-        out = claim(scale)
-        if not isinstance(out, Measured):
-            raise TypeError(f"a claim returns Measured(value, unit), got {type(out).__name__}")
+        out = _measure(claim, scale)
+        if not claim.holds(out.value) and claim.known_miss is None:
+            out = sorted([out, _measure(claim, scale), _measure(claim, scale)], key=lambda one: one.value)[1]
     except _FAILURES as error:
         note = f"{type(error).__name__}: {error}"
         return replace(blank, verdict="error", note=note, seconds=time.perf_counter() - start)
@@ -344,6 +344,14 @@ def run(claim: Claim, scale: Scale | None = None) -> Record:
     recorded = claim.known_miss and ("recorded as missed, now met" if holds else claim.known_miss)
     note = "; ".join(text for text in (out.note, recorded) if text)
     return replace(blank, measured=out.value, unit=out.unit, note=note, verdict=verdict, seconds=seconds)
+
+
+def _measure(claim: Claim, scale: Scale) -> Measured:
+    _seed()
+    out = claim(scale)
+    if not isinstance(out, Measured):
+        raise TypeError(f"a claim returns Measured(value, unit), got {type(out).__name__}")
+    return out
 
 
 def _seed() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from resolvent.errors import ConvergenceError
 from resolvent.operators import Dense
+from resolvent.operators.threads import one_thread
 from resolvent.random import gaussian
 from resolvent.solve import DirectionNet, cg, deep_cg, ritz_dataset, train_direction_net
 
@@ -134,12 +135,11 @@ def test_masks_are_zero_outside():
 
 
 def test_a_trained_network_needs_fewer_steps_also_with_obstacles():
-    torch.set_num_threads(1)
     m = 24
     A = poisson(m)
-    net, losses = train_direction_net(
-        A, (m, m), net=DirectionNet(channels=8, generator=1), samples=900, vectors=200, generator=0, return_losses=True
-    )
+    net = DirectionNet(channels=8, generator=1)
+    with one_thread():
+        net, losses = train_direction_net(A, (m, m), net=net, samples=900, vectors=200, generator=0, return_losses=True)
     assert len(losses) == 150 and np.mean(losses[-10:]) < 0.3 * np.mean(losses[:5])
     mask = torch.ones(m, m, dtype=torch.bool)
     mask[5:9, 12:17] = False

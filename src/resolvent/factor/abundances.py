@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from resolvent.errors import ConvergenceError
+from resolvent.operators import lu
 from resolvent.operators.arrays import as_tensor, check_finite, give_back
 
 # Pixels that are solved in step with each other; bounds the memory of their (K + 1) x (K + 1) systems.
@@ -102,7 +103,7 @@ def _solve(G: Tensor, C: Tensor, support: Tensor) -> tuple[Tensor, Tensor]:
     system[:, :K, :K] = inside[:, :, None] * inside[:, None, :] * G + torch.diag_embed((1 - inside) * size)
     system[:, :K, K] = system[:, K, :K] = inside * size
     right = torch.cat([C * inside, size.expand(n, 1)], 1)
-    out = torch.linalg.solve(system, right[:, :, None])[..., 0]
+    out = lu.solve(system, right[:, :, None])[..., 0]
     return out[:, :K] * inside, out[:, K] * size
 
 

@@ -12,6 +12,7 @@ from resolvent.errors import ConvergenceError
 from resolvent.factor.network import TensorNetwork
 from resolvent.factor.tensor import left_basis, tensor_of, without_gradient
 from resolvent.info import Info
+from resolvent.operators import lu
 from resolvent.operators.arrays import give_back
 from resolvent.random import GeneratorLike, as_generator, gaussian
 
@@ -150,7 +151,7 @@ def _pass(t: Tensor, factors: list[Tensor]) -> Tensor:
         # The ridge is the size of a rounding error: it only keeps terms that coincide from dividing by zero.
         ridge = torch.finfo(t.dtype).eps * gram.diagonal().real.sum()
         one = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        U = torch.linalg.solve(gram + ridge * one, right.mH).mH
+        U = lu.solve(gram + ridge * one, right.mH).mH
         weights = torch.linalg.vector_norm(U, dim=0)
         # A term of weight zero keeps its direction, so that the next axis can still use it.
         factors[n] = torch.where(weights > 0, U / torch.where(weights > 0, weights, 1), factors[n])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from resolvent.factor.interpolative import columns_of, pivot_rows, pivoted
 from resolvent.factor.range_finder import check_request, rounding
-from resolvent.operators import LowRank, Operator, as_operator
+from resolvent.operators import LowRank, Operator, as_operator, lu
 from resolvent.operators.arrays import give_back
 from resolvent.random import GeneratorLike, as_generator
 
@@ -127,7 +127,7 @@ def _chosen(A: Operator, rank: int, method: str, kind: str, source: torch.Genera
 
 def deim(U: Tensor) -> Tensor:
     """Rows (k,) where the columns of U (n, k) can be interpolated: LU with row pivoting."""
-    _, pivots = torch.linalg.lu_factor(U)
+    _, pivots = lu.lu_factor(U)
     order = torch.arange(len(U), device=U.device)
     for i, j in enumerate(pivots.tolist()):
         order[[i, j - 1]] = order[[j - 1, i]]

@@ -20,6 +20,7 @@ from torch import Tensor
 from resolvent.errors import ConvergenceError
 from resolvent.functions.polar import polar
 from resolvent.info import Info
+from resolvent.operators import lu
 from resolvent.operators.arrays import as_tensor, check_finite, give_back
 from resolvent.random import GeneratorLike, as_generator, gaussian
 
@@ -164,7 +165,7 @@ def dictionary_error(D: Any, D0: Any) -> Any:
     check_finite(left, "D")
     check_finite(right, "D0")
     try:
-        P = torch.linalg.solve(left, right.to(left.dtype))
+        P = lu.solve(left, right.to(left.dtype))
     except torch.linalg.LinAlgError:
         raise ValueError("D must be invertible; it is singular") from None
     P = P / torch.linalg.vector_norm(P, dim=1, keepdim=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from resolvent.factor.cross import full_crosses
 from resolvent.factor.interpolative import pivoted
 from resolvent.factor.range_finder import rounding
+from resolvent.operators import lu
 from resolvent.random import gaussian
 
 
@@ -80,7 +81,7 @@ def _utv(A: Tensor, rank: int | None, cut: float, core: str, source: torch.Gener
         left, T = torch.linalg.qr(G[:, order])
         return Factors(F @ left, H[:, order], G=T)
     if core == "lu":
-        permutation, lower, upper = torch.linalg.lu(G)
+        permutation, lower, upper = lu.lu(G)
         return Factors(F @ permutation, H @ upper.mH, G=lower)
     raise ValueError(f"core must be 'one-sided', 'svd', 'qr' or 'lu', got {core!r}")
 

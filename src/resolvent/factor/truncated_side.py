@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from resolvent.operators import lu
 from resolvent.operators.elementary import Dense
 from resolvent.operators.operator import Operator
 from resolvent.operators.sparse import Sparse
@@ -46,7 +47,7 @@ class Side:
         """``Q <- Q W + X^H T``, touching only rows where X^H is not zero."""
         small = self._small @ W
         if _well_conditioned(small):
-            _add_adjoint(self._tall, X, torch.linalg.solve(small, T, left=False))
+            _add_adjoint(self._tall, X, lu.solve(small, T, left=False))
             self._small = small
         else:
             self._memory = (self._tall.to(small.dtype) @ small).to(self._memory.dtype)
@@ -57,7 +58,7 @@ class Side:
         """``Q <- [Q W; bottom]``."""
         small = self._small @ W
         if _well_conditioned(small):
-            bottom = torch.linalg.solve(small, bottom, left=False)
+            bottom = lu.solve(small, bottom, left=False)
             self._small = small
         else:
             self._memory = (self._tall.to(small.dtype) @ small).to(self._memory.dtype)

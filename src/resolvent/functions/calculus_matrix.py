@@ -15,8 +15,9 @@ from torch import Tensor
 from resolvent.functions.calculus_rules import Rule, Tensors
 from resolvent.functions.derivatives import frechet, frechet_adjoint
 from resolvent.functions.equations import solve_sylvester
+from resolvent.operators import lu
 
-solve = torch.linalg.solve
+solve = lu.solve
 
 
 def _general(g: torch.Generator, m: int = 5, n: int = 5) -> Tensor:
@@ -238,21 +239,21 @@ MATRIX_RULES = (
     ),
     Rule(
         "det",
-        torch.linalg.det,
+        lu.det,
         lambda a, y, d: y * solve(a[0], d[0]).trace(),
-        lambda a, y, u: (u * y * torch.linalg.inv(a[0]).mT,),
+        lambda a, y, u: (u * y * lu.inv(a[0]).mT,),
         _regular,
     ),
     Rule(
         "logdet",
-        lambda A: torch.linalg.slogdet(A).logabsdet,
+        lambda A: lu.slogdet(A)[1],
         lambda a, y, d: solve(a[0], d[0]).trace(),
-        lambda a, y, u: (u * torch.linalg.inv(a[0]).mT,),
+        lambda a, y, u: (u * lu.inv(a[0]).mT,),
         _regular,
     ),
     Rule(
         "inverse",
-        torch.linalg.inv,
+        lu.inv,
         lambda a, y, d: -solve(a[0], d[0]) @ y,
         lambda a, y, u: (-solve(a[0].mT, u @ y.mT),),
         _regular,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from resolvent.errors import ConvergenceError
+from resolvent.operators import lu
 from resolvent.operators.arrays import complex_dtype
 
 # Imaginary parts, relative to the largest modulus near, below which a computed crossing may be a real one. What is no
@@ -130,7 +131,7 @@ def circle_peak(A: Tensor, r: float, rtol: float, name: str) -> tuple[float, flo
         s = 1 / level
         first = torch.cat([torch.cat([s * one, r * one - turned], 1), torch.cat([r * one - turned.mH, s * one], 1)])
         second = torch.cat([torch.cat([-s * one, r * one + turned], 1), torch.cat([-r * one - turned.mH, s * one], 1)])
-        t = real_eigenvalues(torch.linalg.solve(1j * second, -first), 1e-3)
+        t = real_eigenvalues(lu.solve(1j * second, -first), 1e-3)
         return 2 * t.atan() + turn
 
     return maximum_by_levels(value, crossings, start, rtol, name)

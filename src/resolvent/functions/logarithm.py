@@ -12,6 +12,7 @@ from torch import Tensor
 from resolvent.functions.general import is_mapped
 from resolvent.functions.hermitian import by_eigenvalues, derivative_by_eigenvalues, is_hermitian
 from resolvent.functions.lift import Lifted, call, with_conjugate
+from resolvent.operators import lu
 
 # Largest |X| at which the [m/m] Pade approximant of log(I + X) is exact for a matrix that differs by half an eps.
 _THETAS = (0.0, 3.65e-8, 3.759e-4, 8.202e-3, 3.792e-2, 9.334e-2, 0.1668, 0.2479)
@@ -151,9 +152,9 @@ def _near_identity(A: Tensor, E: Tensor | None) -> tuple[Tensor, Tensor] | None:
     L, D = torch.zeros_like(X), torch.zeros_like(X)
     for x, w in zip(*_gauss(degree), strict=True):
         M = one + (x + 1) / 2 * X
-        L += w / 2 * torch.linalg.solve(M, X)
+        L += w / 2 * lu.solve(M, X)
         if E is not None:
-            D += w / 2 * torch.linalg.solve(M, torch.linalg.solve(M, E), left=False)
+            D += w / 2 * lu.solve(M, lu.solve(M, E), left=False)
     return L, D
 
 

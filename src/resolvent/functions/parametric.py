@@ -11,6 +11,7 @@ from torch import Tensor
 
 from resolvent.errors import ConvergenceError
 from resolvent.functions.parametric_bound import Letters, Residual, letters_of
+from resolvent.operators import lu
 from resolvent.operators.arrays import Kind, as_tensor, check_finite, give_back_array
 from resolvent.operators.convert import as_operator
 from resolvent.random import GeneratorLike, as_generator, gaussian
@@ -118,7 +119,7 @@ class ParametricFunction:
         return parts.gather(0, self._parts.expand_as(parts[:1]))[0]
 
     def _weights(self, a: Tensor) -> Tensor:
-        return torch.linalg.solve(self._matrix, self._rows(a), left=False)
+        return lu.solve(self._matrix, self._rows(a), left=False)
 
 
 def parametric_function(
@@ -265,7 +266,7 @@ def _terms(A: Any, a: Tensor, points: Tensor, kind: Kind) -> tuple[Tensor, torch
             raise ValueError(f"alpha(mu) over train does not span {d} dimensions: pass the terms A_k themselves")
         found = torch.stack([as_operator(A(give_back_array(points[t], kind)))._dense() for t in rows])
         double = found.to(torch.promote_types(found.dtype, torch.float64))
-        terms = torch.einsum("km,mij->kij", torch.linalg.inv(sample).to(double.dtype), double)
+        terms = torch.einsum("km,mij->kij", lu.inv(sample).to(double.dtype), double)
     else:
         found = torch.stack([as_operator(term)._dense() for term in A])
         terms = found.to(torch.promote_types(found.dtype, torch.float64))
@@ -331,6 +332,6 @@ def _evaluation(f: str | Callable[[Any], Any], b: Tensor | None, dtype: torch.dt
     if f == "logdet":
         return lambda M: logdet(M)
     if b is None:
-        return torch.linalg.inv
+        return lu.inv
     check_finite(b, "rhs")
-    return lambda M: torch.linalg.solve(M, b.to(dtype))
+    return lambda M: lu.solve(M, b.to(dtype))

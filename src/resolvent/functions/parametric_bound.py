@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from resolvent.operators import lu
+
 # Multi-indices that are enumerated; beyond their order the geometric series is used.
 _INDICES = 4000
 # Numbers in a block of rows of the residual's terms.
@@ -108,7 +110,7 @@ class Residual:
         if letters.definite:
             b, u = torch.linalg.solve_triangular(C, b, upper=False), C.mH @ u
         else:
-            b = torch.linalg.solve(C, b)
+            b = lu.solve(C, b)
         products = torch.einsum("kij,mjc->cimk", L, u).flatten(2)
         self.factors = torch.linalg.qr(torch.cat([products, b.T[:, :, None]], 2), "r").R
         self.solutions = torch.linalg.qr(u.permute(2, 1, 0), "r").R
@@ -187,7 +189,7 @@ def _letters(terms: Tensor, middle: Tensor, f: str, dtype: torch.dtype, hermitia
             return Letters(f, C, True, relative, middle, lengths, centres, logdet, rounding)
     if f == "logdet":
         return None
-    LU, pivots, failed = torch.linalg.lu_factor_ex(A)
+    LU, pivots, failed = lu.lu_factor_ex(A)
     if bool(failed):
         return None
     relative = torch.linalg.lu_solve(LU, pivots, terms)

@@ -13,6 +13,7 @@ from resolvent.errors import ConvergenceError
 from resolvent.functions.equations import solve_lyapunov
 from resolvent.functions.minimax import best_quadratic
 from resolvent.info import Info
+from resolvent.operators import lu
 from resolvent.operators.arrays import as_tensor, check_finite, give_back, real_dtype
 
 # The quintic of Newton and Schulz, to which the best ones tend as the interval closes.
@@ -195,7 +196,7 @@ class _Polar(torch.autograd.Function):
         turn = solve_lyapunov(P, C - C.mH)
         dU = U @ turn
         if U.shape[-2] > U.shape[-1]:
-            dU = dU + torch.linalg.solve(P, change - U @ C, left=False)
+            dU = dU + lu.solve(P, change - U @ C, left=False)
         return dU, _hermitian(C - turn @ P)
 
     @staticmethod
@@ -210,7 +211,7 @@ def _adjoint(U: Tensor, P: Tensor, grad_U: Tensor, K: Tensor) -> Tensor:
     Y = solve_lyapunov(P, K.mH - K)
     found = U @ Y
     if U.shape[-2] > U.shape[-1]:
-        found = found + torch.linalg.solve(P, grad_U - U @ (U.mH @ grad_U), left=False)
+        found = found + lu.solve(P, grad_U - U @ (U.mH @ grad_U), left=False)
     return found
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from resolvent.errors import ConvergenceError
 from resolvent.functions.positive import NotRealError
 from resolvent.functions.schur import diagonal_eigenvalues, schur_form, split, triangular_root, triangular_sylvester
+from resolvent.operators import lu
 
 Array = np.ndarray[Any, Any]
 
@@ -230,10 +231,10 @@ def by_coupled_newton(A: Tensor, *, inverse: bool, steps: int = 60) -> Tensor:
     M, X = A, one if inverse else A
     scaled, distance = True, math.inf
     for _ in range(steps):
-        N, info = torch.linalg.inv_ex(M)
+        N, info = lu.inv_ex(M)
         if bool(info.any()):
             break
-        mu = torch.linalg.slogdet(M)[1].div(-2 * n).exp()[..., None, None] if scaled else torch.ones(())
+        mu = lu.slogdet(M)[1].div(-2 * n).exp()[..., None, None] if scaled else torch.ones(())
         mu = mu.to(A)
         X = X @ (mu * one + N / mu) / 2
         M = (2 * one + mu * mu * M + N / (mu * mu)) / 4

@@ -13,6 +13,7 @@ from resolvent.errors import ConvergenceError
 from resolvent.functions.hermitian import by_eigenvalues, derivative_by_eigenvalues, is_hermitian
 from resolvent.functions.lift import Lifted, call
 from resolvent.functions.schur import triangular_sylvester
+from resolvent.operators import lu
 
 _ON_AXIS = "A has an eigenvalue on the imaginary axis, or within rounding of it: it has no sign"
 
@@ -114,10 +115,10 @@ def _by_newton(A: Tensor) -> Tensor:
     eps = torch.finfo(A.dtype).eps
     X, scaled, change = A, True, float("inf")
     for _ in range(100):
-        N, info = torch.linalg.inv_ex(X)
+        N, info = lu.inv_ex(X)
         if bool(info.any()):
             raise ValueError(_ON_AXIS)
-        mu = torch.linalg.slogdet(X)[1].div(-n).exp()[..., None, None] if scaled else torch.ones(())
+        mu = lu.slogdet(X)[1].div(-n).exp()[..., None, None] if scaled else torch.ones(())
         following = (mu.to(A) * X + N / mu.to(A)) / 2
         last, change = (
             change,

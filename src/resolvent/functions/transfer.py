@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from resolvent.functions.level_set import maximum_by_levels, real_eigenvalues
+from resolvent.operators import lu
 from resolvent.operators.arrays import (
     Kind,
     as_tensor,
@@ -206,7 +207,7 @@ def _transfer(system: tuple[Tensor, Tensor, Tensor, Tensor], s: Tensor) -> Tenso
     pieces = []
     for part in s.split(max(1, 2**21 // A.numel())):
         try:
-            X = torch.linalg.solve(part[:, None, None] * one - A, B.expand(len(part), *B.shape))
+            X = lu.solve(part[:, None, None] * one - A, B.expand(len(part), *B.shape))
         except RuntimeError as error:
             raise ValueError("s has an eigenvalue of A: the transfer function has a pole there") from error
         pieces.append(C @ X + D)
@@ -234,7 +235,7 @@ def _peak(system: tuple[Tensor, Tensor, Tensor, Tensor], rtol: float) -> tuple[T
     def crossings(level: float) -> Tensor:
         one_m = torch.eye(B.shape[1], dtype=A.dtype, device=A.device)
         # Scaled by the level, so that both corners of the Hamiltonian matrix are of one size.
-        R = torch.linalg.inv(one_m - D.mH @ D / level**2)
+        R = lu.inv(one_m - D.mH @ D / level**2)
         F = A + B @ R @ D.mH @ C / level**2
         one_p = torch.eye(C.shape[0], dtype=A.dtype, device=A.device)
         corner = C.mH @ (one_p + D @ R @ D.mH / level**2) @ C / level

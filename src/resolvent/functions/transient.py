@@ -16,6 +16,7 @@ from resolvent.functions.exponential import EXP
 from resolvent.functions.level_set import circle_peak, line_peak
 from resolvent.functions.lift import lift
 from resolvent.functions.pseudospectrum import _matrix, _recorded, _schur, _touching
+from resolvent.operators import lu
 from resolvent.operators.arrays import complex_dtype, give_back, real_dtype
 
 Time = Literal["continuous", "discrete"]
@@ -372,7 +373,7 @@ class _Departure(torch.autograd.Function):
         w, X = torch.linalg.eig(M)
         XH = X.mH
         # tr(conj(Lambda) X^-1 dA X) has the gradient X^-H Lambda X^H.
-        G = torch.linalg.solve(XH, w[..., :, None] * XH)
+        G = lu.solve(XH, w[..., :, None] * XH)
         if not bool(torch.isfinite(torch.view_as_real(G)).all()) or float(torch.linalg.cond(X).max()) > 1e12:
             raise ValueError("departure_from_normality has no gradient at a defective matrix (its eigenvectors fail)")
         G = M - (G if M.is_complex() else G.real)

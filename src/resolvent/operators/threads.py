@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import torch
+
+
+@cache
+def _runtime() -> ctypes.CDLL | None:
+    """OpenMP and MKL as torch itself has loaded them, where they can be reached."""
+    lib = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        runtime = ctypes.CDLL(str(lib))
+        found = runtime.omp_set_num_threads and runtime.MKL_Set_Num_Threads_Local
+    except (OSError, AttributeError):
+        return None
+    return runtime if found else None
 
 
 @contextmanager
@@ -14,6 +29,10 @@ def one_thread(when: bool = True) -> Iterator[None]:
 
     A second thread gains nothing on a few thousand numbers, and the two wait for each other at the end of every piece:
     ten times as long as the piece as soon as another process wants a core.
+
+    After `torch.set_num_threads`, MKL no longer notices that torch calls it from several threads, and LU
+    factorisations of batches go wrong (see `resolvent.operators.lu`). So the threads are set below torch where that
+    is possible, which leaves MKL as it was.
 
     Parameters
     ----------
@@ -25,11 +44,21 @@ def one_thread(when: bool = True) -> Iterator[None]:
     ...     torch.get_num_threads()
     1
     """
+    if not when:
+        yield
+        return
+    runtime = _runtime()
     threads = torch.get_num_threads()
-    if when:
+    if runtime is None:
         torch.set_num_threads(1)
+    else:
+        runtime.omp_set_num_threads(1)
+        local = runtime.MKL_Set_Num_Threads_Local(1)
     try:
         yield
     finally:
-        if when:
+        if runtime is None:
             torch.set_num_threads(threads)
+        else:
+            runtime.omp_set_num_threads(threads)
+            runtime.MKL_Set_Num_Threads_Local(local)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from resolvent.errors import ConvergenceError
+from resolvent.operators import lu
 from resolvent.operators.arrays import Kind, as_tensor, check_finite, give_back_array
 from resolvent.operators.convert import as_operator
 from resolvent.operators.elementary import Dense
@@ -266,7 +267,7 @@ def _newton_step(system: _System, local: _Local, newton: str, norm: float) -> Te
             p = error.best
     else:
         matrix = local.J._dense()
-        p, failed = torch.linalg.solve_ex(matrix, -local.value)
+        p, failed = lu.solve_ex(matrix, -local.value)
         if bool(failed) or not bool(torch.isfinite(p).all()):
             from resolvent.factor.pseudoinverse import pinv
 

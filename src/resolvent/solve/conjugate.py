@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from resolvent.errors import ConvergenceError
+from resolvent.operators import lu
 from resolvent.operators.arrays import as_tensor, check_finite, give_back_array
 from resolvent.operators.gradient import records
 from resolvent.solve.krylov_kernel import descend, turn
@@ -212,7 +213,7 @@ def run_block_cg(system: System, R: Tensor, goal: Tensor, limit: int) -> Run:
         Q, zeta = torch.linalg.qr(Q - AP @ alpha)
         Z = system.precondition(Q)
         gamma = Q.mH @ Z
-        P = Z + P @ torch.linalg.solve(old, zeta.mH @ gamma)
+        P = Z + P @ lu.solve(old, zeta.mH @ gamma)
         phi = zeta @ phi
         norms = torch.linalg.vector_norm(phi, dim=0)
         history.append(norms)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from resolvent.errors import ConvergenceError
+from resolvent.operators import lu
 from resolvent.operators.arrays import Kind, as_tensor, check_finite, give_back_array
 from resolvent.random import GeneratorLike, as_generator
 from resolvent.solve.lagrangian import Lagrangian, Local, convexified, least_squares_multipliers
@@ -322,7 +323,7 @@ class _Inner:
             return self.run.z, residual
         if self.kind == "direct":
             if self.steps == 0:
-                z, failed = torch.linalg.solve_ex(self.K, self.right)
+                z, failed = lu.solve_ex(self.K, self.right)
                 if bool(failed) or not bool(torch.isfinite(z).all()):
                     from resolvent.factor.pseudoinverse import pinv
 
@@ -330,7 +331,7 @@ class _Inner:
                 self.z = z
                 self.flops, self.steps = 2 / 3 * n**3, 1
             else:
-                self.z = self.z + torch.linalg.solve(self.K, self.residual)
+                self.z = self.z + lu.solve(self.K, self.residual)
                 self.flops += 2.0 * n * n
             self.residual = self.right - self.K @ self.z
             return self.z, self.residual

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resolvent.operators import lu
 from resolvent.solve.implicit import Inverse
 
 # Numbers that a pivot must stand out from, in units of eps and of the sum that it came from.
@@ -31,7 +32,7 @@ def dense_inverse(matrix: Tensor, hermitian: bool, positive: bool) -> tuple[Inve
         factor, failed = torch.linalg.cholesky_ex(matrix)
         if not bool((failed > 0).any()):
             return lambda B, adjoint: _cholesky_solve(B, factor), "cholesky"
-    factors, pivots, _ = torch.linalg.lu_factor_ex(matrix)
+    factors, pivots, _ = lu.lu_factor_ex(matrix)
     _check_pivots(factors)
 
     def solve(B: Tensor, adjoint: bool) -> Tensor:

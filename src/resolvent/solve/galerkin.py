@@ -10,6 +10,7 @@ import scipy.interpolate
 import torch
 from torch import Tensor
 
+from resolvent.operators import lu
 from resolvent.operators.operator import Operator
 
 Projection = Literal["galerkin", "symmetric", "minimum_residual"]
@@ -85,7 +86,7 @@ class ReducedSystem:
             Q, R = torch.linalg.qr(images)
             y = torch.linalg.solve_triangular(R, Q.mH @ sides[..., None], upper=True)[..., 0]
         else:
-            y = torch.linalg.solve(self.left @ images, sides @ self.left.mT)
+            y = lu.solve(self.left @ images, sides @ self.left.mT)
         return Reduced(y, sides - (images @ y[..., None])[..., 0], norms, betas)
 
     def _added(self, block: Tensor) -> Tensor:

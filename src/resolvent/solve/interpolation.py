@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from resolvent.errors import ConvergenceError
+from resolvent.operators import lu
 from resolvent.operators.arrays import Kind, as_tensor, check_finite, give_back, positions
 
 Norm = Literal["inf", 2] | Callable[[Tensor], Tensor]
@@ -299,7 +300,7 @@ def _apply_inverse(F: Tensor, right: Tensor) -> Tensor:
     """F^+ right for F of full rank, by factors that do not square its condition."""
     m, n = F.shape
     if m == n:
-        return torch.linalg.solve(F, right)
+        return lu.solve(F, right)
     if m > n:
         Q, R = torch.linalg.qr(F)
         return torch.linalg.solve_triangular(R, Q.mH @ right, upper=True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resolvent.operators import lu
 from resolvent.random import GeneratorLike, gaussian
 from resolvent.solve.conjugate import _so_far, answer
 from resolvent.solve.system import Method, Run, System, dots, prepare, quotient
@@ -202,7 +203,7 @@ def _idr_column(
     while len(history) < limit and bool(norm > goal):
         f = shadow.mH @ r
         for j in range(s):
-            c, failed = torch.linalg.solve_ex(small[j:, j:], f[j:])
+            c, failed = lu.solve_ex(small[j:, j:], f[j:])
             if int(failed):
                 return best, history
             v = system.precondition((r - G[:, j:] @ c)[:, None])[:, 0]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resolvent.errors import ConvergenceError
 from resolvent.info import Info
-from resolvent.operators import Operator, as_operator
+from resolvent.operators import Operator, as_operator, lu
 from resolvent.operators.arrays import give_back
 from resolvent.operators.elementary import Dense, Diagonal
 from resolvent.operators.gradient import bilinear, first_order, records
@@ -133,13 +133,13 @@ def _with_inverse(A: Operator, p: float | str) -> Tensor:
     if not formable(A):
         raise ValueError(f"A is too large to be inverted for p = {p!r}; p = 2 needs only products with it")
     a = _doubled(A)._dense()
-    inverse, status = torch.linalg.inv_ex(a)
+    inverse, status = lu.inv_ex(a)
     singular = status != 0
     if bool(singular.any()):
         eye = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
         # the gradient must not pass through a factorisation that failed
         a = torch.where(singular[..., None, None], eye, a)
-        inverse = torch.linalg.inv(a)
+        inverse = lu.inv(a)
     value = _one_norm(Dense(a), p) * _one_norm(Dense(inverse), p)
     return torch.where(singular, torch.full_like(value, math.inf), value)
 

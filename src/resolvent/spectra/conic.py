@@ -11,6 +11,7 @@ from torch import Tensor
 
 from resolvent.errors import ConvergenceError
 from resolvent.info import Info
+from resolvent.operators import lu
 from resolvent.operators.arrays import as_tensor, check_finite, give_back
 from resolvent.operators.convert import OperatorLike, as_operator
 from resolvent.operators.operator import Operator
@@ -242,7 +243,7 @@ class _History:
         scaled = metric * dG
         gram = scaled @ scaled.mT
         gram = gram + 1e-10 * gram.diagonal().sum() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        gamma, singular = torch.linalg.solve_ex(gram, scaled @ (metric * move))
+        gamma, singular = lu.solve_ex(gram, scaled @ (metric * move))
         if bool(singular):
             return image
         self.plain = image, (metric * move).norm()

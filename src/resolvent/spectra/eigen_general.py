@@ -11,7 +11,7 @@ from torch import Tensor
 
 from resolvent.errors import ConvergenceError
 from resolvent.info import Info
-from resolvent.operators import Operator, as_operator
+from resolvent.operators import Operator, as_operator, lu
 from resolvent.operators.arrays import as_tensor, give_back
 from resolvent.operators.gradient import bilinear, first_order, records
 from resolvent.random import GeneratorLike, as_generator
@@ -109,7 +109,7 @@ def _dense_general(A: Operator, k: int, which: str, sigma: complex | None, rtol:
         error = _residual(dense, w, V)
     if records(A):
         # Rows of the inverse of V are the left eigenvectors, scaled so that y^H v = 1.
-        left = torch.linalg.inv(all_V).mH
+        left = lu.inv(all_V).mH
         left = left.gather(-1, best.unsqueeze(-2).expand(*all_V.shape[:-1], k))
         w = first_order(w, bilinear(left, A @ V))
     return w, V, Info("dense", matvecs=A.shape[-1], error=error, converged=error <= rtol)
@@ -197,4 +197,4 @@ def _left_vectors(A: Operator, problem: GeneralProblem, w: Tensor, V: Tensor, si
             best=w,
             error=error,
         )
-    return Y @ torch.linalg.inv(overlap).mH
+    return Y @ lu.inv(overlap).mH

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resolvent.operators import Operator
+from resolvent.operators import Operator, lu
 from resolvent.spectra.inertia import scipy_matrix
 
 _DENSE = 4096
@@ -86,7 +86,7 @@ def _dense(matrix: Tensor, shift: complex) -> Inverse | None:
     dtype = matrix.dtype.to_complex() if complex_shift and not matrix.is_complex() else matrix.dtype
     shifted = matrix.to(dtype, copy=True)
     torch.diagonal(shifted).sub_(shift if dtype.is_complex else complex(shift).real)
-    factors, pivots, info = torch.linalg.lu_factor_ex(shifted)
+    factors, pivots, info = lu.lu_factor_ex(shifted)
     if int(info):
         return None
 
