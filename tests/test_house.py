@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,17 @@ ROOT = PACKAGE.parent.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def faces() -> Iterator[tuple[Path, set[str]]]:
     """Each room's folder with the names that its face offers."""
     for face in PACKAGE.rglob("__init__.py"):
         texts = {
             item.value
-            for node in ast.walk(ast.parse(face.read_text()))
+            for node in ast.walk(tree(face))
             if isinstance(node, ast.List | ast.Tuple)
             for item in node.elts
             if isinstance(item, ast.Constant)
@@ -34,7 +40,7 @@ def public_functions() -> Iterator[tuple[str, ast.FunctionDef]]:
     """Every public function of a room, with its place."""
     for room, names in faces():
         for path in room.glob("*.py"):
-            for node in ast.parse(path.read_text()).body:
+            for node in tree(path).body:
                 if isinstance(node, ast.FunctionDef) and node.name in names:
                     yield f"{path.relative_to(PACKAGE)}:{node.name}", node
 
@@ -72,7 +78,7 @@ def test_no_function_is_longer_than_80_lines():
     long = [
         f"{path.relative_to(PACKAGE)}:{node.name}"
         for path in FILES
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.FunctionDef) and lines_of_code(node) > 80
     ]
     assert long == []
@@ -104,7 +110,7 @@ def test_every_public_name_can_be_imported():
 def test_no_assert_and_no_broad_except_in_the_package():
     found = []
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree(path)):
             broad = isinstance(node, ast.ExceptHandler) and (
                 node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException")
             )
@@ -134,7 +140,7 @@ def test_lu_of_batches_goes_through_the_guarded_functions():
         f"{path.relative_to(PACKAGE)}:{node.lineno}"
         for path in FILES
         if path != PACKAGE / "operators" / "lu.py"
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree(path))
         if isinstance(node, ast.Attribute) and node.attr in guarded and ast.unparse(node.value) == "torch.linalg"
     ]
     assert found == []
