@@ -110,7 +110,7 @@ def _swept(task: Task) -> tuple[Tensor, Info]:
 
 
 def _task(A: Any, B: Any, t: Any, rtol: float | None, method: str, limit: int) -> Task:
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     n = A.shape[-1]
     if A.shape[-2] != n:
         raise ValueError(f"A must be square, got shape {tuple(A.shape)}")
@@ -215,7 +215,7 @@ def phi_multiply(
     >>> phi_multiply(A, [b, b, b], 2.0).round(decimals=6)
     tensor([5., 5.], dtype=torch.float64)
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     if not isinstance(t, int | float) or isinstance(t, bool):
         raise TypeError(f"t must be a real number, got {type(t).__name__}")
     given = [None if b is None else as_tensor(b, f"B[{i}]") for i, b in enumerate(B)]

@@ -70,7 +70,7 @@ def bilinear_form(
     >>> round(float(bilinear_form("sqrt", A, torch.ones(3, dtype=torch.float64))), 6)
     6.0
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     n = A.shape[-1]
     if A.shape[-2] != n or A.batch_shape:
         raise ValueError(f"A must be one square matrix, got shape {tuple(A.shape)}")
@@ -195,7 +195,7 @@ def trace_function(
     >>> round(float(trace_function("exp", torch.diag(torch.tensor([0.0, 1.0])))), 4)
     3.7183
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     if A.shape[-1] != A.shape[-2] or A.batch_shape:
         raise ValueError(f"A must be one square matrix, got shape {tuple(A.shape)}")
     A.check_hermitian("A")

@@ -102,7 +102,7 @@ def funm_multiply(
     >>> bool(torch.allclose(root, A @ b.cumsum(0)))
     True
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     n = A.shape[-1]
     if A.shape[-2] != n or A.batch_shape:
         raise ValueError(f"A must be one square matrix, got shape {tuple(A.shape)}")

@@ -73,7 +73,8 @@ def diagonal_eigenvalues(T: Array) -> Array:
         return d.copy()
     w = d.astype(np.result_type(T.dtype, np.complex64))
     at = np.flatnonzero(below)
-    w[at] += 1j * np.sqrt(-below[at] * T.diagonal(1)[at])
+    # Two roots, because the product of the two may leave the range of their dtype.
+    w[at] += 1j * np.sqrt(np.abs(below[at])) * np.sqrt(np.abs(T.diagonal(1)[at]))
     w[at + 1] = w[at].conj()
     return w
 

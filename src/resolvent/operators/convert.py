@@ -16,7 +16,9 @@ from resolvent.operators.operator import Operator
 OperatorLike = Operator | ArrayLike | Any
 
 
-def as_operator(a: OperatorLike, *, hermitian: bool | None = None, positive: bool | None = None) -> Operator:
+def as_operator(
+    a: OperatorLike, *, hermitian: bool | None = None, positive: bool | None = None, name: str = "a"
+) -> Operator:
     """Turn what the user has into an `Operator` over the same memory.
 
     Parameters
@@ -24,6 +26,7 @@ def as_operator(a: OperatorLike, *, hermitian: bool | None = None, positive: boo
     a : an Operator; a torch tensor, strided or sparse (COO, CSR, CSC); a NumPy array; a SciPy sparse matrix;
         a `scipy.sparse.linalg.LinearOperator`; a Dask array; nested lists of numbers
     hermitian, positive : facts to declare; None leaves what is known
+    name : what errors call `a`
 
     Returns
     -------
@@ -43,11 +46,18 @@ def as_operator(a: OperatorLike, *, hermitian: bool | None = None, positive: boo
     >>> as_operator(torch.eye(3), positive=True)
     Dense 3x3 float32 positive
     """
-    A = _convert(a)
+    try:
+        A = _convert(a)
+    except (TypeError, ValueError) as error:
+        # The structures call what they were given "a"; the caller's caller knows it by its own name.
+        text = str(error)
+        if name == "a" or not text.startswith("a "):
+            raise
+        raise type(error)(name + text[1:]) from None
     if hermitian is None and positive is None:
         return A
     if (hermitian or positive) and not A.hermitian:
-        A.check_hermitian("a")
+        A.check_hermitian(name)
     return A.declare(hermitian=hermitian, positive=positive)
 
 

@@ -303,7 +303,7 @@ class Operator:
             if other == 0:
                 return self
             raise TypeError("a number cannot be added to an operator; add `c * Identity(n)`")
-        return add(self, as_operator(other))
+        return add(self, as_operator(other, name="other"))
 
     __radd__ = __add__
 
@@ -313,7 +313,7 @@ class Operator:
     def __sub__(self, other: Any) -> Operator:
         from resolvent.operators.convert import as_operator
 
-        return self + (-1 * as_operator(other))
+        return self + (-1 * as_operator(other, name="other"))
 
     def __rsub__(self, other: Any) -> Operator:
         return (-self) + other

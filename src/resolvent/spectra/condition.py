@@ -77,7 +77,7 @@ def cond(
     """
     if isinstance(p, bool) or p not in _ORDERS:
         raise ValueError(f"p must be one of {', '.join(map(repr, _ORDERS))}, got {p!r}")
-    op = unit_scaled(as_operator(A))
+    op = unit_scaled(as_operator(A, name="A"))
     m, n = op.shape[-2:]
     if m == 0 or n == 0:
         raise ValueError(f"A must have rows and columns, got shape {tuple(op.shape)}")

@@ -152,7 +152,7 @@ def solve_conic(
     3.0
     """
     right, kind = as_tensor(b, "b")
-    operator = as_operator(A)
+    operator = as_operator(A, name="A")
     cost = as_tensor(c, "c")[0].to(dtype=right.dtype, device=right.device)
     rows = sum(cone.rows for cone in cones)
     if operator.batch_shape or operator.dtype.is_complex or right.is_complex():

@@ -73,7 +73,7 @@ def count(
     >>> count(torch.diag(torch.tensor([1.0, 2.0, 3.0, 3.0])), 1.5, 3.0)
     Count(value=1, low=1, high=1, exact=True)
     """
-    A = hermitian_operator(as_operator(A))
+    A = hermitian_operator(as_operator(A, name="A"))
     if A.batch_shape:
         raise ValueError(f"A must be one matrix, got a batch {tuple(A.batch_shape)}")
     if math.isnan(a) or math.isnan(b) or a > b:

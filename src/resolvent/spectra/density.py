@@ -244,7 +244,7 @@ def density(
     >>> d.mean, [round(a.weight, 2) for a in d.atoms(0.3)], d.cdf(torch.tensor(0.5))
     (1.0, [0.5], tensor(0.5000))
     """
-    A = hermitian_operator(as_operator(A))
+    A = hermitian_operator(as_operator(A, name="A"))
     if A.batch_shape:
         raise ValueError(f"A must be one matrix, got a batch {tuple(A.batch_shape)}")
     if method not in ("auto", "exact", "slq", "kpm"):

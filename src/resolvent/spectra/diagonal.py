@@ -74,7 +74,7 @@ def diagonal(
     >>> diagonal(torch.tensor([[1.0, 5.0], [6.0, 2.0]]))
     tensor([1., 2.])
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     n = A.shape[-1]
     if A.shape[-2] != n:
         raise ValueError(f"A must be square, got shape {tuple(A.shape)}")

@@ -100,7 +100,7 @@ def eigsh(
     >>> w
     tensor([3.])
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     A.check_hermitian("A")
     n = A.shape[-1]
     check_arguments(k, n, which, _WHICH, rtol)

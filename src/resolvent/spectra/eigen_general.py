@@ -77,7 +77,7 @@ def eigs(
     >>> w.imag.abs().round(decimals=4)
     tensor([2., 2.])
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     m, n = A.shape[-2:]
     if m != n:
         raise ValueError(f"A must be square, got shape {tuple(A.shape)}")

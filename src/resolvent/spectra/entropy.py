@@ -67,7 +67,7 @@ def entropy(
     >>> entropy(torch.eye(4)) / math.log(4)
     tensor(1.)
     """
-    A = hermitian_operator(as_operator(A))
+    A = hermitian_operator(as_operator(A, name="A"))
     alpha = float(alpha)
     if not alpha >= 0:
         raise ValueError(f"alpha must be at least 0, got {alpha}")

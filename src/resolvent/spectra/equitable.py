@@ -165,7 +165,7 @@ def partitioned_spectrum(A: OperatorLike, partition: Any = "equitable") -> Spect
 
 
 def _stored(A: OperatorLike, check: bool = True) -> Dense | Sparse:
-    M = as_operator(A)
+    M = as_operator(A, name="A")
     if M.shape[-1] != M.shape[-2]:
         raise ValueError(f"A must be square, got shape {tuple(M.shape)}")
     if check:

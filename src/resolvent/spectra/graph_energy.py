@@ -138,7 +138,7 @@ def energy(A: OperatorLike, *, partition: Any = None) -> Any:
     >>> round(float(energy(star)), 4), round(float(energy(star, partition="equitable")), 4)
     (2.4495, 2.4495)
     """
-    M = as_operator(A)
+    M = as_operator(A, name="A")
     if partition is not None:
         return partitioned_spectrum(M, partition).energy()
     M = hermitian_operator(M)

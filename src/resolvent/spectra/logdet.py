@@ -84,7 +84,7 @@ def logdet(
     >>> logdet(torch.diag(torch.tensor([1.0, 2.0, 4.0])))
     tensor(2.0794)
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     if A.shape[-1] != A.shape[-2]:
         raise ValueError(f"A must be square, got shape {tuple(A.shape)}")
     if method not in ("auto", "exact", "slq"):

@@ -105,7 +105,7 @@ def norm(
     >>> norm(np.ones((2, 3)), ("induced", float("inf"), 1))
     6.0
     """
-    op = as_operator(A)
+    op = as_operator(A, name="A")
     order = _parse(ord, op)
     if method not in ("auto", "estimate"):
         raise ValueError(f"method must be 'auto' or 'estimate', got {method!r}")

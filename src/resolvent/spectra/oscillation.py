@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from resolvent.operators.arrays import as_tensor, check_finite, give_back
+from resolvent.operators.magnitude import power_of_two
 from resolvent.spectra.pruefer import (
     Jacobi,
     as_jacobi,
     eigenvalues_below,
     from_the_right,
     path_counts,
-    power_of_two,
     wronskian,
 )
 

@@ -11,6 +11,7 @@ from numba import njit
 
 from resolvent.operators.arrays import Kind
 from resolvent.operators.banded import Tridiagonal
+from resolvent.operators.magnitude import power_of_two
 from resolvent.operators.operator import Operator
 from resolvent.operators.parts import common_tensors
 
@@ -51,11 +52,6 @@ def as_jacobi(J: Any, name: str) -> Jacobi:
     if not math.isfinite(size := float(reach.max())):
         raise ValueError(f"{name} must have entries whose sums are finite")
     return Jacobi(b, a, eps, kind, size)
-
-
-def power_of_two(size: float) -> float:
-    """A scale that costs no rounding."""
-    return 2.0 ** math.frexp(size)[1] if 0 < size < math.inf else 1.0
 
 
 def eigenvalues_below(M: Jacobi, lam: float, width: float, closed: bool) -> int:

@@ -332,7 +332,7 @@ def _singular_values_of(
     from resolvent.spectra.schatten import spectrum
 
     with torch.no_grad():
-        op = as_operator(A)
+        op = as_operator(A, name="A")
         if op.ndim != 2:
             raise ValueError(f"A must be one (m, n) matrix, got shape {tuple(op.shape)}")
         return spectrum(op).to(torch.float64), (op.shape[-2], op.shape[-1])

@@ -73,7 +73,7 @@ def effective_rank(
     """
     if not power > 0:
         raise ValueError(f"power must be positive, got {power!r}")
-    op = unit_scaled(as_operator(A))
+    op = unit_scaled(as_operator(A, name="A"))
     if formable(op) or op.batch_shape:
         value, info = _entropic(spectrum(op), power), Info("dense")
     else:
@@ -117,7 +117,7 @@ def stable_rank(
     >>> stable_rank(torch.diag(torch.tensor([2.0, 1.0])))
     tensor(1.2500)
     """
-    op = unit_scaled(as_operator(A))
+    op = unit_scaled(as_operator(A, name="A"))
     if 0 in op.shape[-2:]:
         return _finish(_zeros(op), Info("empty"), op, return_info)
     sigma, info = spectral_norm(op, rtol, generator)
@@ -156,7 +156,7 @@ def numerical_rank(A: Any, rtol: float | None = None, *, atol: float = 0.0) -> A
     >>> numerical_rank(torch.diag(torch.tensor([1.0, 1e-3, 1e-9])), rtol=1e-6)
     tensor(2)
     """
-    op = as_operator(A)
+    op = as_operator(A, name="A")
     if (rtol is not None and not rtol >= 0) or not atol >= 0:
         raise ValueError(f"rtol and atol must not be negative, got {rtol!r} and {atol!r}")
     with torch.no_grad():
@@ -202,7 +202,7 @@ def participation_ratio(
     >>> round(float(participation_ratio(torch.diag(torch.tensor([1.0, 1.0, 0.0])))), 6)
     2.0
     """
-    op = unit_scaled(as_operator(A))
+    op = unit_scaled(as_operator(A, name="A"))
     if 0 in op.shape[-2:]:
         return _finish(_zeros(op), Info("empty"), op, return_info)
     if formable(op) or op.batch_shape:

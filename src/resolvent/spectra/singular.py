@@ -89,7 +89,7 @@ def svds(
     >>> s, Vh.abs()
     (tensor([2.]), tensor([[0., 1.]]))
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     m, n = A.shape[-2:]
     side = min(m, n)
     if isinstance(k, bool) or not isinstance(k, int):

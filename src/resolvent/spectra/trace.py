@@ -92,7 +92,7 @@ def trace(
     >>> bool(abs(estimate - X.square().sum()) < 1e-6 * estimate)
     True
     """
-    A = _square(as_operator(A))
+    A = _square(as_operator(A, name="A"))
     check_confidence(confidence)
     if method not in ("auto", "exact", *_SAMPLERS):
         raise ValueError(f"method must be one of auto, exact, {', '.join(_SAMPLERS)}, got {method!r}")
