@@ -8,6 +8,7 @@ from _seconds import seconds
 
 from resolvent import sketch
 from resolvent.claims import Measured, Scale, claim
+from resolvent.operators.threads import one_thread
 from resolvent.sketch.density_mode import _lifted
 from resolvent.sketch.density_profile import climb, profile, shift
 
@@ -281,7 +282,8 @@ def time_of_the_mode(scale: Scale) -> Measured:
     calls = [lambda: modes(X, 25, kernels=some), lambda: modes(X, 500, n, kernels=some)]
     if scale.full:
         calls.append(lambda: modes(X, 25, n, kernels=some))
-    ours, full, *from_all = seconds(*calls, repeats=scale(quick=1, full=3))
+    with one_thread():
+        ours, full, *from_all = seconds(*calls, repeats=scale(quick=3, full=5))
     note = (
         f"{full / from_all[0]:.1f}x where both start from all {n} points" if from_all else "the logistic kernel alone"
     )

@@ -103,6 +103,8 @@ def test_bad_input():
         (lambda: MatrixSketch(A, 3).merge(MatrixSketch(A, 3)), "other keys"),
         (lambda: MatrixSketch(A, 3).merge(MatrixSketch(A, 4)), "differ in k"),
         (lambda: inner_product(MatrixSketch(A, 3), MatrixSketch(A, 3)), "vector"),
+        (lambda: MatrixSketch(A * 1e200, 3), "scale"),
+        (lambda: MatrixSketch(sp.csr_matrix((A * 1e-200).numpy()), 3), "scale"),
     ):
         with pytest.raises(ValueError, match=word):
             call()

@@ -200,6 +200,20 @@ def test_gradients_of_points_and_weights():
     assert gradcheck(lambda X: coreset(X, 2, size=5, generator=0).points, X)
 
 
+def test_powers_of_distances_stay_within_range():
+    X = mixture(400, 2)
+    for method in ("partition", "sensitivity"):
+        s, v = coreset(X, 3, 0.3, z=2, method=method, generator=0)
+        for scale in (2.0**-600, 2.0**600):
+            t, w = coreset(X * scale, 3, 0.3, z=2, method=method, generator=0)
+            torch.testing.assert_close(t / scale, s)
+            torch.testing.assert_close(w, v)
+    error, centres = verify_coreset(X, (s, v), 3, 2, trials=10, generator=0)
+    far = verify_coreset(X * 2.0**600, (s * 2.0**600, v), 3, 2, trials=10, generator=0)
+    assert 0 < float(error) < 0.4 and float(far.error) == pytest.approx(float(error), rel=1e-9)
+    torch.testing.assert_close(far.centres / 2.0**600, centres)
+
+
 @pytest.mark.parametrize(
     ("call", "word"),
     [
@@ -217,6 +231,10 @@ def test_gradients_of_points_and_weights():
         (lambda x: coreset(x, 2, weights=torch.zeros(5)), "positive sum"),
         (lambda x: verify_coreset(x, (x[:, None], torch.ones(5)), 2), "shapes"),
         (lambda x: verify_coreset(x, (x, torch.ones(4)), 2), "weights|S"),
+        (lambda x: verify_coreset(x * 1j, (x * 1j, torch.ones(5)), 2), "X must be real"),
+        (lambda x: verify_coreset(x, (x * 1j, torch.ones(5)), 2), "must be real"),
+        (lambda x: verify_coreset(x, (x, torch.ones(5)), 2, z=float("inf")), "z must be"),
+        (lambda x: coreset_1d(x, 2, weights=torch.full((5,), 1e308, dtype=torch.float64)), "finite positive sum"),
     ],
 )
 def test_bad_input(call, word):

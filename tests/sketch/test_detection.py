@@ -175,6 +175,7 @@ def test_kinds_dtypes_and_gradients():
         (lambda X: detect(X, X * 1j, 0.5), "Y must be real"),
         (lambda X: detect(X[0], X[0], 0.5), "shape"),
         (lambda X: detect(X.repeat(8, 1), X.repeat(8, 1), 0.5, test="likelihood", samples=0), "samples"),
+        (lambda X: detect(X, X, 0.5, samples=0), "samples"),
         (lambda X: correlated_databases(0, 3, 0.5), "n must"),
         (lambda X: correlated_databases(3, 3, 1.5), "rho"),
         (lambda X: correlated_databases(3, 3, 0.5, dtype=torch.int64), "dtype"),

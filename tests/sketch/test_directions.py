@@ -129,6 +129,11 @@ def test_extreme_scales_of_single_precision(scale):
     assert low >= -1e-3 and high <= fd.error_bound() / scale**2 + 1e-3
 
 
+def test_a_bound_beyond_the_range_is_infinite():
+    fd = FrequentDirections(24, 6).update(stream(1) * 1e200)
+    assert fd.error_bound() == float("inf") and bool(torch.isfinite(fd.sketch()).all())
+
+
 def test_zeros_and_bad_input():
     fd = FrequentDirections(3, 2).update(torch.zeros(50, 3))
     assert fd.sketch().shape == (0, 3) and fd.error_bound() == 0

@@ -48,6 +48,17 @@ def test_distance_distortion_by_its_definition():
     torch.testing.assert_close(sketch.distance_distortion(D, many), (pairs.fill_diagonal_(1) - 1).abs().max())
 
 
+def test_scale_and_place_of_the_points_change_nothing():
+    S, X = gaussian((30, 50), generator=0) / 30**0.5, gaussian((20, 50), generator=1)
+    exact = float(sketch.distance_distortion(S, X))
+    for scale in (1e-200, 1e200):
+        assert float(sketch.distance_distortion(S, X * scale)) == pytest.approx(exact, rel=1e-9)
+    # Differences of single precision, not of two long vectors.
+    far = (X + 1000).float()
+    wanted = float(sketch.distance_distortion(S, far.double()))
+    assert float(sketch.distance_distortion(S.float(), far)) == pytest.approx(wanted, rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_guarantee_for_subspaces_over_200_seeds(kind):
     d, eps, delta = 3, 0.5, 0.05

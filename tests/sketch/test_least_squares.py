@@ -92,6 +92,17 @@ def test_invariances():
     torch.testing.assert_close(sketch.sketch_and_solve(A, 3 * b, **options), 3 * x)
 
 
+@pytest.mark.parametrize("guarantee", ["linf", "l2"])
+@pytest.mark.parametrize("scales", [(1.0, 1e25), (1e-5, 1e-30), (1e25, 1e25)])
+def test_the_certificate_of_single_precision_at_any_scale(guarantee, scales):
+    A, b = gaussian((500, 4), torch.float32, generator=0), gaussian((500,), torch.float32, generator=1)
+    options = {"m": 200, "eps": 10, "generator": 7, "guarantee": guarantee, "return_info": True}
+    x, info = sketch.sketch_and_solve(A, b, **options)
+    y, other = sketch.sketch_and_solve(A * scales[0], b * scales[1], **options)
+    assert info.error > 1e-3 and other.error == pytest.approx(info.error, rel=1e-2)
+    torch.testing.assert_close(y / (scales[1] / scales[0]), x, rtol=1e-4, atol=1e-5)
+
+
 def test_kinds_operators_and_dtypes():
     A, b = gaussian((500, 4), generator=0), gaussian((500,), generator=1)
     options = {"m": 200, "eps": 10, "generator": 7}

@@ -50,6 +50,26 @@ def test_the_way_of_large_matrices_equals_qr(monkeypatch):
     torch.testing.assert_close(leverage_scores(low), leverage_scores(X[:, :3]), rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_the_scale_of_single_precision_changes_nothing(scale, monkeypatch):
+    X = gaussian((3000, 4), torch.float32, generator=0)
+    wanted = leverage_scores(X.double())
+    for large in (False, True):
+        monkeypatch.setattr(module, "_LARGE", 10 if large else 1 << 20)
+        torch.testing.assert_close(leverage_scores(X * scale).double(), wanted, rtol=1e-4, atol=1e-7)
+        assert float(effective_dimension(X * scale, 0.0)) == pytest.approx(4, rel=1e-5)
+        ridge = leverage_scores(X[:60], ridge=0.7), leverage_scores(X[:60] * scale, ridge=0.7 * scale**2)
+        torch.testing.assert_close(*ridge, rtol=1e-4, atol=1e-6)
+    same = [leverage_scores(Y, "sketched", generator=0) for Y in (X, X * scale)]
+    torch.testing.assert_close(*same, rtol=1e-3, atol=1e-6)
+
+
+def test_zeros_have_no_leverage(monkeypatch):
+    monkeypatch.setattr(module, "_LARGE", 10)
+    for X in (torch.zeros(300, 2), torch.zeros(300, 2).to_sparse_csr()):
+        assert not leverage_scores(X).any() and not leverage_scores(X, ridge=1.0).any()
+
+
 def test_sparse_numpy_kronecker_and_products():
     S = sp.random(2000, 15, density=0.3, random_state=0).tocsr()
     dense = S.toarray()

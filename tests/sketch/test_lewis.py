@@ -30,6 +30,15 @@ def test_fixed_point(p):
         torch.testing.assert_close(w, v, rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("p", [1, 1.5, 3, 8, 20])
+def test_the_error_that_is_told_is_not_too_small(p):
+    for A in (heavy_tails(60, 4), torch.linspace(-1, 1, 60, dtype=torch.float64)[:, None] ** torch.arange(4)):
+        exact = lewis_weights(A, p, rtol=1e-12, max_iterations=2000)
+        for rtol in (0.3, 0.1, 1e-2, 1e-3, 1e-5):
+            w, info = lewis_weights(A, p, rtol=rtol, return_info=True)
+            assert float((w.log() - exact.log()).abs().max()) <= info.error <= rtol
+
+
 def test_p_of_two_gives_leverage_scores_and_columns_do_not_matter():
     A = heavy_tails(200, 4)
     torch.testing.assert_close(lewis_weights(A, 2), leverage_scores(A))

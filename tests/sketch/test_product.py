@@ -45,6 +45,17 @@ def test_limits():
     torch.testing.assert_close(approx_matmul(one, one.mT, rtol=0.9, generator=0), one @ one.mT)
 
 
+@pytest.mark.parametrize("method", ["sampling", "sketch", "multilevel"])
+def test_squares_beyond_the_range_of_the_dtype(method):
+    A, B = pair()
+    for dtype, scale in ((torch.float32, 1e25), (torch.float32, 1e-25), (torch.float64, 2.0**600)):
+        options = {"rtol": 0.2, "method": method, "generator": 0, "return_info": True}
+        wanted, info = approx_matmul(A.to(dtype), B.to(dtype), **options)
+        found, other = approx_matmul(A.to(dtype) * scale, B.to(dtype) / scale, **options)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+        assert other.matvecs == info.matvecs and other.error == pytest.approx(info.error, rel=1e-4)
+
+
 def test_levels_use_few_indices_of_smooth_data():
     t = torch.linspace(0, 1, 20_000, dtype=torch.float64)
     A = torch.cos(t * torch.arange(8)[:, None])

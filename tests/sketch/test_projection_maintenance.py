@@ -168,6 +168,9 @@ def test_kinds_and_single_precision():
         (lambda A, v: ProjectionMaintainer(A, v, privacy=0), "privacy"),
         (lambda A, v: ProjectionMaintainer(A, v).update(v * float("nan")), "NaN"),
         (lambda A, v: ProjectionMaintainer(A, v).query(v), "h must"),
+        (lambda A, v: ProjectionMaintainer(A, v).exact(v), "h must"),
+        (lambda A, v: ProjectionMaintainer(A, v).query(torch.ones(N * N) * 1j), "h must be real"),
+        (lambda A, v: ProjectionMaintainer(A, v).exact(torch.ones(N * N) / 0), "infinite"),
     ],
 )
 def test_bad_input(call, word):

@@ -93,6 +93,11 @@ def test_a_tolerance_in_place_of_a_size_and_kinds():
     assert again.weights.dtype == torch.float32
 
 
+def test_probabilities_of_extreme_scores():
+    for size in (1e308, 1e-320):
+        np.testing.assert_allclose(inclusion_probabilities(np.full(5, size), 2), 0.4)
+
+
 def test_sizes():
     assert sample_size(5, 1.0, 0.1) == 2500
     assert sample_size(8, 4.0, 0.5) == round(8**1.5 * 4 + 0.5)
@@ -113,6 +118,12 @@ def test_bad_input():
         (lambda: sample_size(1.0, 1.0, 2.0), "rtol"),
         (lambda: sample_size(1.0, 3.0, 0.2, scores="mixed"), "d is needed"),
         (lambda: lp_distortion(A, SampledRows(torch.tensor([40]), torch.ones(1), torch.ones(41))), "40"),
+        (lambda: lp_distortion(A, SampledRows(torch.tensor([-1]), torch.ones(1), torch.ones(41))), "-1"),
+        (lambda: lp_distortion(A, SampledRows(torch.tensor([1]), torch.ones(2), torch.ones(41))), "weights"),
+        (
+            lambda: lp_distortion(A, SampledRows(torch.tensor([1]), torch.ones(1), torch.ones(41)), restarts=0),
+            "restarts",
+        ),
     ):
         with pytest.raises(ValueError, match=word):
             call()

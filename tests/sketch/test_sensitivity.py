@@ -74,6 +74,12 @@ def test_one_column_p_of_two_zeros_and_kinds():
     assert isinstance(sensitivities(A.numpy(), 1), np.ndarray)
 
 
+@pytest.mark.parametrize("p", [1, 3])
+def test_a_matrix_of_zeros(p):
+    for method in ("exact", "bound"):
+        assert sensitivities(torch.zeros(5, 2), p, method).tolist() == [0] * 5
+
+
 def test_bad_input():
     A = matrix()
     for call, error, word in (

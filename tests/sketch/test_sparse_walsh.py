@@ -151,6 +151,11 @@ def test_kinds_dtypes_zero_and_repeatability():
     assert array.as_dict() == sparse_wht(x.numpy(), 10, 6, generator=0).as_dict()
     assert sparse_wht(np.zeros(1 << 10), 10, 3).as_dict() == {}
     assert sparse_wht(np.array([3.0, 1.0]), 1, 2, generator=0).as_dict() == {0: 2.0, 1: 1.0}
+    for scale in (2.0**-700, 2.0**700):
+        far = sparse_wht(x * scale, 10, 6, noise_std=0.1 * scale, generator=0)
+        near = sparse_wht(x, 10, 6, noise_std=0.1, generator=0)
+        torch.testing.assert_close(far.values / scale, near.values)
+        assert far.noise_std == pytest.approx(0.1 * scale) and far.indices.tolist() == near.indices.tolist()
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,25 @@ def test_value_energy_and_pieces():
     torch.testing.assert_close(top_eigenvector_stream(A * 8, generator=0).vector, whole.vector)
 
 
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 1e-25), (torch.float32, 1e25), (torch.float64, 1e-200)])
+def test_the_scale_of_the_rows_changes_nothing(dtype, scale):
+    A = stream(3)[0].to(dtype)
+    for method in (top_eigenvector_stream, oja):
+        plain, other = method(A, generator=0), method(A * scale, generator=0)
+        assert 1 - abs(float(plain.vector @ other.vector)) < 1e-5
+        assert other.energy == pytest.approx(plain.energy * scale * scale, rel=1e-5)
+    rate = oja(A.double(), [0.3, 4.0], generator=0).rate
+    assert oja(A.double() * 1e150, [0.3e-300, 4e-300], generator=0).rate == pytest.approx(rate * 1e-300)
+
+
+def test_rows_that_grow_beyond_the_range():
+    A = stream(3)[0]
+    A[2000] *= 1e300
+    for method in (top_eigenvector_stream, oja):
+        with pytest.raises(ValueError, match="overflow"):
+            method(A, generator=0)
+
+
 def test_budget_keeps_the_longest_rows():
     A, v = stream(0, heavy=1.0, others=12)
     found = top_eigenvector_stream(A, heavy_budget=3, generator=0)

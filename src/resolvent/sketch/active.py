@@ -79,7 +79,7 @@ def active_regression(
     Minimizes :math:`\sum_i (a_i^T x - b_i)^2 / p_i` over the sample, by an SVD of k rows: the solution of least norm
     where the sample does not determine it. With :math:`k = O(d \log d + d/\varepsilon)` the residual is within
     :math:`1 + \varepsilon` of the best for any b; for polynomials in one variable pivotal samples need O(d).
-    Gradients flow from the answers to the coefficients.
+    Gradients flow from the answers to the coefficients; A has none.
 
     References
     ----------
@@ -92,7 +92,7 @@ def active_regression(
     >>> bool(torch.allclose(fit.coefficients, torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)))
     True
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     n = A.shape[0]
     g = as_generator(generator)
     if method == "pivotal":

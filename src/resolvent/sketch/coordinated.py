@@ -17,6 +17,8 @@ from resolvent.operators.pattern import row_pointers
 from resolvent.operators.sparse import Sparse
 
 Method = Literal["priority", "threshold"]
+# Below this sum of squares the shorter rows have lost their lengths.
+_LEAST = 1e-280
 
 
 class MatrixSketch:
@@ -42,13 +44,13 @@ class MatrixSketch:
 
     Raises
     ------
-    ValueError : k below 2, keys that repeat or do not fit, NaN or infinity in A.
+    ValueError : k below 2, keys that repeat or do not fit, NaN or infinity in A, entries whose squares leave float64.
 
     Notes
     -----
     One pass over A; O(n log n) for the ranks. Sparse rows stay sparse, so that k rows with s entries each take about
     2 k s words whatever the number of columns, where a linear sketch stores dense rows. Rows of zeros are never kept;
-    with at most k others the sketch is exact. `merge` joins the sketches of different rows of one matrix: so a stream
+    with at most k others a "priority" sketch is exact. `merge` joins the sketches of different rows of one matrix: so a stream
     is sketched block by block. Gradients flow to the rows kept, with the probabilities held fixed.
 
     References
@@ -253,7 +255,7 @@ def _matrix(A: Any) -> tuple[Dense | Sparse, bool]:
         column.kind = kind
         check_finite(t, "A")
         return column, True
-    operator = as_operator(A)
+    operator = as_operator(A, name="A")
     if operator.batch_shape:
         raise ValueError(f"A must be one matrix, got a batch {tuple(operator.batch_shape)}")
     if isinstance(operator, Dense | Sparse):
@@ -264,10 +266,16 @@ def _matrix(A: Any) -> tuple[Dense | Sparse, bool]:
 
 
 def _squared_lengths(A: Dense | Sparse) -> Tensor:
+    values = (A.data if isinstance(A, Dense) else A.values).detach()
+    squares = values.abs().double().square()
     if isinstance(A, Dense):
-        return A.data.detach().abs().double().square().sum(-1)
-    values = A.values.detach().abs().double().square()
-    return torch.zeros(A.shape[0], dtype=torch.float64, device=A.device).index_add_(0, A._pattern.rows, values)
+        lengths = squares.sum(-1)
+    else:
+        lengths = torch.zeros(A.shape[0], dtype=torch.float64, device=A.device).index_add_(0, A._pattern.rows, squares)
+    total = float(lengths.sum())
+    if math.isinf(total) or (total < _LEAST and bool((values != 0).any())):
+        raise ValueError(f"A must have entries whose squares are within float64, got a sum of {total:.3g}: scale it")
+    return lengths
 
 
 def _take(A: Dense | Sparse, index: Tensor) -> Dense | Sparse:

@@ -180,9 +180,14 @@ def point_weights(weights: Any, like: Tensor, name: str = "weights") -> Tensor:
     if w.shape != (n,) or w.is_complex():
         raise ValueError(f"{name} must be real of shape ({n},), got {tuple(w.shape)} of {w.dtype}")
     check_finite(w, name)
-    if bool((w < 0).any()) or not float(w.detach().sum()) > 0:
-        raise ValueError(f"{name} must be nonnegative with a positive sum, the least is {float(w.detach().min()):.3g}")
-    return w.to(device=like.device, dtype=torch.float64)
+    w = w.to(device=like.device, dtype=torch.float64)
+    total = float(w.detach().sum())
+    if bool((w < 0).any()) or not 0 < total < np.inf:
+        least = float(w.detach().min())
+        raise ValueError(
+            f"{name} must be nonnegative with a finite positive sum, got {total:.3g}, the least is {least:.3g}"
+        )
+    return w
 
 
 def check_sizes(k: Any, eps: Any) -> None:
@@ -191,6 +196,12 @@ def check_sizes(k: Any, eps: Any) -> None:
         raise ValueError(f"k must be an int of at least 1, got {k!r}")
     if isinstance(eps, bool) or not isinstance(eps, int | float | np.floating) or not 0 < eps < 1:
         raise ValueError(f"eps must be between 0 and 1, got {eps!r}")
+
+
+def check_power(z: Any) -> None:
+    """Refuse a power of distances below 1 or without a value."""
+    if isinstance(z, bool) or not isinstance(z, int | float) or not 1 <= z < np.inf:
+        raise ValueError(f"z must be a finite number of at least 1, got {z!r}")
 
 
 def hand_back(points: Tensor, mass: Tensor, dtype: torch.dtype, kind: Kind, *, flat: bool = False) -> Coreset:

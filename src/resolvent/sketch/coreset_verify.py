@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from resolvent.operators.arrays import as_tensor, check_finite, give_back
+from resolvent.operators.magnitude import unit_of
 from resolvent.random import GeneratorLike, as_generator
-from resolvent.sketch.coreset_line import check_sizes, point_weights
+from resolvent.sketch.coreset_line import check_power, check_sizes, point_weights
 from resolvent.sketch.seeding import assign, descend, draw, medoids, seed_centres, set_costs
 
 
@@ -80,14 +81,18 @@ def verify_coreset(
     t, kind = as_tensor(X, "X")
     points, _ = as_tensor(S[0], "S[0]")
     flat = t.ndim == 1
+    for value, name in ((t, "X"), (points, "S[0]")):
+        if value.is_complex():
+            raise ValueError(f"{name} must be real, got {value.dtype}")
     if t.ndim not in (1, 2) or points.ndim != t.ndim or points.shape[1:] != t.shape[1:] or 0 in t.shape:
         raise ValueError(f"X and S must have shapes (n, d) and (m, d), got {tuple(t.shape)} and {tuple(points.shape)}")
     check_finite(t, "X")
     check_finite(points, "S[0]")
     check_sizes(k, 0.5)
-    if not z >= 1:
-        raise ValueError(f"z must be at least 1, got {z!r}")
-    t, points = t.detach(), points.detach().to(t)
+    check_power(z)
+    # Powers of distances stay within range where the data is near one.
+    unit = unit_of(t)
+    t, points = t.detach() / unit, points.detach().to(t) / unit
     t, points = (t[:, None], points[:, None]) if flat else (t, points)
     w = point_weights(weights, t).detach()
     v = point_weights(S[1], points, "S[1]").detach()
@@ -95,7 +100,7 @@ def verify_coreset(
         error, centres = _exact_on_a_line(t[:, 0], w, points[:, 0], v)
     else:
         error, centres = _search((t, w, points, v), k, z, trials, climb, as_generator(generator, t.device))
-    centres = centres[:, 0] if flat else centres
+    centres = (centres[:, 0] if flat else centres) * unit
     return Deviation(give_back(torch.as_tensor(error, dtype=torch.float64), kind), give_back(centres.to(t.dtype), kind))
 
 

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from resolvent.info import Info
 from resolvent.operators.arrays import as_tensor, check_finite
+from resolvent.operators.magnitude import unit_of
 from resolvent.random import GeneratorLike, as_generator
 from resolvent.sketch.coreset_line import (
     block_starts,
+    check_power,
     check_sizes,
     hand_back,
     means_of_blocks,
@@ -94,12 +96,12 @@ def coreset(
     """
     t, kind, flat = _points(X)
     check_sizes(k, eps)
-    if isinstance(z, bool) or not isinstance(z, int | float) or not 1 <= z < math.inf:
-        raise ValueError(f"z must be at least 1, got {z!r}")
+    check_power(z)
     w = point_weights(weights, t)
     how = _method(method, t.shape[1], size, return_ledger)
     g = as_generator(generator, t.device)
-    chosen = _Task(t.detach(), w.detach(), k, eps, float(z), g)
+    # Near one, so that powers of distances stay within range.
+    chosen = _Task(t.detach() / unit_of(t), w.detach(), k, eps, float(z), g)
     info, ledger = Info(how), None
     if how == "partition" and t.shape[1] == 1 and z == 1:
         order = torch.argsort(chosen.X[:, 0], stable=True)

@@ -131,7 +131,7 @@ def kde_mode(
 
 def _mode(point: Tensor, t: Tensor, w: Tensor, h: Tensor, k: Profile) -> Mode:
     """The density at the point, by differences in float64, with gradients."""
-    s = ((t.to(torch.float64) - point) / h).square().sum(1)
+    s = (torch.linalg.vector_norm(t.to(torch.float64) - point, dim=1) / h).square()
     density = (k.log(s).exp() @ w) / w.sum()
     return Mode(point.to(t.dtype), density.to(t.dtype))
 
@@ -141,10 +141,11 @@ def _search(
 ) -> tuple[Tensor, int, float]:
     """The best point in float64, the steps taken, and the gain that is left."""
     used = w > 0
-    full = t.detach()[used].to(torch.float64)
+    whole = bool(used.all())
+    full = (t.detach() if whole else t.detach()[used]).to(torch.float64)
     mass = w.detach()[used]
     origin = full.mean(0)
-    full = (full - origin) / h.detach()
+    full = (full - origin).div_(h.detach())
     log_w = (mass / mass.sum()).log()
     n, d = full.shape
     rows = torch.arange(n, device=t.device) if starts >= n else draw(mass, starts, g).unique()
@@ -152,7 +153,7 @@ def _search(
     if to < d:
         low = full @ gaussian((d, to), torch.float64, t.device, g) / math.sqrt(to)
     # The search needs two digits of the exponents, which single precision gives unless the data is spread very wide.
-    dtype = torch.float32 if float((low * low).sum(1).max()) < 1e4 else torch.float64
+    dtype = torch.float32 if float(torch.linalg.vector_norm(low, dim=1).max()) < 100 else torch.float64
     low = low.to(dtype)
     # The end need not be sharp before it is polished.
     found = climb(low, log_w.to(dtype), low[rows], k, 1e-3, 300, merge=True)

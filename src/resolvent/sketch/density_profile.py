@@ -95,13 +95,15 @@ class Climb(NamedTuple):
     left: float
 
 
-def shift(X: Tensor, log_w: Tensor, Y: Tensor, k: Profile, exact: bool = False) -> tuple[Tensor, Tensor]:
+def shift(
+    X: Tensor, log_w: Tensor, Y: Tensor, k: Profile, exact: bool = False, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Log densities at points Y (m, d) and where mean shift takes them; data and points in units of the bandwidth.
 
-    `exact` takes distances by differences instead of products, and no shortcut.
+    `exact` takes distances by differences instead of products, and no shortcut; `lengths` (n,) are the squared ones of X.
     """
     values, moved = [], []
-    lengths = (X * X).sum(1)
+    lengths = torch.linalg.vector_norm(X, dim=1).square() if lengths is None else lengths
     tiny = 16 * torch.finfo(X.dtype).eps * float(lengths.amax())
     fused = not exact and X.device.type == "cpu" and X.dtype in (torch.float32, torch.float64)
     for part in Y.split(max(1, _BLOCK // len(X))):
@@ -141,7 +143,8 @@ def climb(
     X: Tensor, log_w: Tensor, Y: Tensor, k: Profile, rtol: float, limit: int, *, merge: bool, exact: bool = False
 ) -> Climb:
     """Mean shift from the points Y until the gain that is left falls below rtol; what meets is merged if asked."""
-    value, moved = shift(X, log_w, Y, k, exact)
+    lengths = torch.linalg.vector_norm(X, dim=1).square()
+    value, moved = shift(X, log_w, Y, k, exact, lengths)
     best, best_value = Y.clone(), value
     gain = torch.full_like(value, torch.inf)
     left = torch.full_like(value, torch.inf)
@@ -149,7 +152,7 @@ def climb(
     steps = 1
     while steps < limit and len(active):
         steps += 1
-        value, new = shift(X, log_w, moved, k, exact)
+        value, new = shift(X, log_w, moved, k, exact, lengths)
         up = value - best_value[active]
         rising = up > 0
         # Gains shrink by a constant factor, at last: what is left is a geometric series. The first gain, from a point of

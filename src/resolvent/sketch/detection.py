@@ -147,14 +147,15 @@ def detect(
 
     Raises
     ------
-    ValueError : shapes that differ, NaN or infinity, complex numbers, `rho` out of range.
+    ValueError : shapes that differ, NaN or infinity, complex numbers, `rho` or `samples` out of range.
 
     Notes
     -----
     The sum costs O(n d). The likelihood is a permanent over n!, by subsets in n 2^n steps without cancellation up to 20
     rows; beyond that it is the mean over permutations drawn row by row in proportion to the likelihood ratios, an
     unbiased estimate of large variance where `rho` is large. Assignments and permanents are found on the host. The
-    statistics "sum" (and "assignment" with the matching held) have gradients; the decisions have none.
+    statistics "sum" (and "assignment" with the matching held) have gradients; "count", "likelihood" and the decisions
+    have none.
 
     References
     ----------
@@ -170,6 +171,8 @@ def detect(
         raise ValueError(f"test must be one of {', '.join(_TESTS)}, got {test!r}")
     if not 0 < abs(rho) < 1:
         raise ValueError(f"rho must be between -1 and 1, and not 0, got {rho}")
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise ValueError(f"samples must be an int of at least 1, got {samples!r}")
     (x, kind), (y, _) = as_tensor(X, "X"), as_tensor(Y, "Y")
     for name, t in (("X", x), ("Y", y)):
         if t.is_complex() or t.ndim < 2 or 0 in t.shape[-2:]:
@@ -231,8 +234,6 @@ def _log_mean_likelihood(ratios: Tensor, samples: int, generator: GeneratorLike)
 
 def _sampled(logs: Tensor, samples: int, generator: torch.Generator) -> Tensor:
     """Importance sampling: each row takes a free column with a chance in proportion to its ratio."""
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
     pairs, n, _ = logs.shape
     found = []
     for one in logs:

@@ -203,4 +203,5 @@ def _shrunk(buffer: Tensor, size: int) -> tuple[Tensor, float]:
     dropped = torch.where(wanted, torch.zeros_like(kept), w[:size]).amax()
     factors = (kept[wanted] / w[:size][wanted]).sqrt()
     B = (U[:, :size][:, wanted] * factors).mH.to(buffer.dtype) @ unit
-    return B * scale, float(torch.maximum(taken, dropped)) * float(scale) ** 2
+    unit_length = float(scale)
+    return B * scale, float(torch.maximum(taken, dropped)) * unit_length * unit_length

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from resolvent.operators.arrays import as_tensor, check_finite, give_back
 from resolvent.operators.convert import as_operator
+from resolvent.operators.magnitude import moderate
 from resolvent.sketch.structured import padded_size
+from resolvent.sketch.transforms import constructors
 
-_KINDS = ("gaussian", "rademacher", "sparse_sign", "count_sketch", "osnap", "srht", "srct", "fjlt")
 # Rules for kinds whose theorems leave their constant open: this many times the rows of a Gaussian sketch.
 _LIKE_GAUSSIAN = 2.0
 # Rows of distances that are held at a time.
@@ -54,7 +55,7 @@ def distortion(S: Any, A: Any) -> Any:
     True
     """
     t, kind = as_tensor(A, "A")
-    operator = as_operator(S)
+    operator = as_operator(S, name="S")
     if t.ndim < 2 or t.shape[-2] != operator.shape[-1]:
         raise ValueError(f"A must have shape (*batch, n, d) with n = {operator.shape[-1]}, got {tuple(t.shape)}")
     check_finite(t, "A")
@@ -90,7 +91,7 @@ def distance_distortion(S: Any, X: Any) -> Any:
     Notes
     -----
     Distances by inner products in float64, k^2 (n + m) / 2 multiplications in blocks of 1024 points: two points count as
-    equal if their distance is below 1e-7 times the length of the longest. There is no gradient.
+    equal if their distance is below 1e-7 times the largest one from the centre of all. There is no gradient.
 
     Examples
     --------
@@ -99,14 +100,15 @@ def distance_distortion(S: Any, X: Any) -> Any:
     tensor(1.)
     """
     t, kind = as_tensor(X, "X")
-    operator = as_operator(S)
+    operator = as_operator(S, name="S")
     if t.ndim != 2 or t.shape[1] != operator.shape[-1]:
         raise ValueError(f"X must have shape (k, n) with n = {operator.shape[-1]}, got {tuple(t.shape)}")
     check_finite(t, "X")
     _no_gradient(t, "distance_distortion", "X")
     with torch.no_grad():
-        Y = operator._apply(t.mT, kind).mT
-        before, after = (_wide(z - z.mean(0)) for z in (t, Y))
+        # The centre and the scale of the points change no ratio, but digits.
+        t = moderate(t - t.mean(0))[0] if len(t) else t
+        before, after = _wide(t), _wide(operator._apply(t.mT, kind).mT)
         worst = before.new_zeros((), dtype=torch.float64)
         smallest = 1e-14 * before.abs().square().sum(1).max() if len(t) else 0.0
         for start in range(0, len(t), _ROWS):
@@ -175,8 +177,8 @@ def recommended_size(
             raise ValueError(f"{name} must lie in (0, 1), got {value!r}")
     if isinstance(d, bool) or not isinstance(d, int | np.integer) or d < 1:
         raise ValueError(f"d must be an int of at least 1, got {d!r}")
-    if kind not in _KINDS:
-        raise ValueError(f"kind must be one of {', '.join(_KINDS)}, got {kind!r}")
+    if kind not in constructors():
+        raise ValueError(f"kind must be one of {', '.join(constructors())}, got {kind!r}")
     if of not in ("subspace", "points"):
         raise ValueError(f"of must be 'subspace' or 'points', got {of!r}")
     if kind == "srht" and n is None:

@@ -14,6 +14,7 @@ from resolvent.info import Info
 from resolvent.operators.arrays import as_tensor, check_finite, give_back_array
 from resolvent.operators.convert import as_operator
 from resolvent.operators.elementary import Dense
+from resolvent.operators.magnitude import moderate
 from resolvent.operators.operator import Operator
 from resolvent.random import GeneratorLike, as_generator
 from resolvent.random import gaussian as normal_entries
@@ -141,12 +142,14 @@ def sketch_and_solve(
     if guarantee not in ("linf", "l2"):
         raise ValueError(f"guarantee must be 'linf' or 'l2', got {guarantee!r}")
     S = _chosen(sketch, m, (n, d), guarantee, eps, delta, generator, operator)
+    rhs, unit = moderate(rhs)
     SA = S._matmul(operator.data) if isinstance(operator, Dense) else _by_columns(S, operator)
     Q, R = torch.linalg.qr(SA)
     smallest = _smallest_singular(R)
     X = torch.linalg.solve_triangular(R, Q.mH @ S._matmul(rhs), upper=True)
     with torch.no_grad():
         error = _certificate(operator, rhs, X, R, smallest, guarantee)
+    X = X if unit == 1 else X * unit
     found = give_back_array(X[:, 0] if single else X, kind)
     info = Info(
         f"sketch_and_solve ({guarantee})", (3 if isinstance(operator, Dense) else d + 2), 1, error, error <= eps
@@ -215,7 +218,7 @@ def occ_probe(S: Any, *, pairs: int = 1000, generator: GeneratorLike = None) -> 
     >>> dense < 6 < sparse
     True
     """
-    operator = as_operator(S)
+    operator = as_operator(S, name="S")
     if isinstance(pairs, bool) or not isinstance(pairs, int | np.integer) or pairs < 1:
         raise ValueError(f"pairs must be an int of at least 1, got {pairs!r}")
     g = as_generator(generator)
@@ -249,7 +252,7 @@ def _structured_pairs(S: Operator, count: int, g: torch.Generator) -> tuple[Tens
 
 
 def _system(A: Any, b: Any) -> tuple[Operator, Tensor, Any, bool]:
-    operator = as_operator(A)
+    operator = as_operator(A, name="A")
     rhs, kind = as_tensor(b, "b")
     if operator.ndim != 2 or operator.shape[0] < operator.shape[1] or operator.shape[1] < 1:
         raise ValueError(f"A must have shape (n, d) with n >= d >= 1, got {tuple(operator.shape)}")

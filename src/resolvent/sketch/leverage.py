@@ -76,7 +76,7 @@ def leverage_scores(
     >>> leverage_scores(torch.tensor([[3.0], [1.0]]), ridge=10.0)
     tensor([0.4500, 0.0500])
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     if method not in ("exact", "sketched"):
         raise ValueError(f"method must be 'exact' or 'sketched', got {method!r}")
     ridge = check_ridge(ridge)
@@ -130,7 +130,7 @@ def effective_dimension(A: OperatorLike, ridge: float) -> Any:
     >>> effective_dimension(torch.diag(torch.tensor([3.0, 1.0, 0.0])), ridge=1.0)
     tensor(1.4000)
     """
-    operator = as_operator(A)
+    operator = as_operator(A, name="A")
     scores = leverage_scores(operator, ridge=ridge)
     total = torch.as_tensor(scores).sum(-1)
     return give_back(total, operator.kind)
@@ -186,10 +186,14 @@ def _by_qr(X: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     Q, R = torch.linalg.qr(X)
     U, s, Vh = torch.linalg.svd(R, full_matrices=False)
     counts = s > cutoff(s, X.shape)
-    share = torch.where(counts, s.square() / (s.square() + ridge), 0).nan_to_num()
-    scores = ((Q @ U).abs().square() * share[..., None, :]).sum(-1)
-    inverse = torch.where(counts, (s.square() + ridge).rsqrt(), 0)
+    inverse = torch.where(counts, _inverse_length(s, ridge), 0)
+    scores = ((Q @ U) * (s * inverse)[..., None, :]).abs().square().sum(-1)
     return scores.clamp(max=1), Vh.mH * inverse[..., None, :]
+
+
+def _inverse_length(s: Tensor, ridge: float) -> Tensor:
+    """(s^2 + ridge)^(-1/2), without squares: those of single precision leave its range at 1e-19 and 1e19."""
+    return 1 / torch.hypot(s, s.new_tensor(math.sqrt(ridge)))
 
 
 def cutoff(s: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
@@ -205,10 +209,13 @@ def whitener(A: Operator, ridge: float = 0.0) -> Tensor | None:
     n, d = A.shape
     s, V = _sketched_factor(A, min(n, 4 * d + 20), as_generator(0, A.device))
     M = V / s
+    if not len(s):
+        return M
     # The correction is as good as the condition number of A M allows: one round does, a second is for bad luck.
     for _ in range(3):
         G = gram(A, M)
-        full = G + ridge * (M.mH @ M)
+        lengths = math.sqrt(ridge) * M
+        full = G + lengths.mH @ lengths
         values = torch.linalg.eigvalsh(G)
         L, failed = torch.linalg.cholesky_ex(full)
         if bool(failed):
@@ -289,8 +296,9 @@ def _sketched(A: Operator, ridge: float, rtol: float, failure: float, generator:
     if m >= n:
         return _exact(A, ridge)[0]
     s, V = _sketched_factor(A, m, generator)
-    share = s.square() / (s.square() + ridge)
-    M = V * (s.square() + ridge).rsqrt()
+    inverse = _inverse_length(s, ridge)
+    share = (s * inverse).square()
+    M = V * inverse
     if project:
         M = M @ gaussian((M.shape[1], columns), M.dtype, M.device, generator).mul_(columns**-0.5)
     # The inverse of a sketched Gram matrix is too large by this factor on average.

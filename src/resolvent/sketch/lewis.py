@@ -52,7 +52,8 @@ def lewis_weights(
     (:math:`\theta = 1`) contracts by :math:`|1 - p/2|`, for p < 4 only; its Jacobian is :math:`-(p/2 - 1)` times a
     matrix with eigenvalues in [0, 1], so that :math:`\theta = 4/(p+2)` contracts by :math:`|p - 2|/(p + 2)` for every
     p. Each step is one QR factorization of d columns and one product: 4 n d^2 flops. One step costs what
-    `leverage_scores` costs. The residual over one minus the rate bounds the error.
+    `leverage_scores` costs. The largest :math:`|\log \tau - \log w|` times max(1, p - 1) is taken for the error: a
+    bound for p up to 2; beyond, the norm of the inverse Jacobian where rows are alike, which others stayed below.
 
     References
     ----------
@@ -64,7 +65,7 @@ def lewis_weights(
     >>> lewis_weights(A, 1.0)
     tensor([0.5000, 0.5000, 1.0000])
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     check_exponent(p)
     if A.batch_shape:
         raise ValueError(f"A must be one matrix here, got a batch {tuple(A.batch_shape)}")
@@ -115,7 +116,6 @@ def _fixed_point(Q: Tensor, p: float, rtol: float | None, most: int) -> tuple[Te
     rows, log_w = wide[live], size[live].log()
     if rtol is None:
         rtol = 1e-8 if Q.dtype in (torch.float64, torch.complex128) else 1e-4
-    rate = abs(p - 2) / (p + 2)
     error, steps = 0.0, 0
     if p != 2 and len(rows):
         step, last = 2 * p / (p + 2), math.inf
@@ -124,8 +124,8 @@ def _fixed_point(Q: Tensor, p: float, rtol: float | None, most: int) -> tuple[Te
             scale = (0.5 - 1 / p) * log_w
             scale = (scale - scale.max()).exp()
             change = row_norms(Dense(scale[:, None] * rows), weighted_factor(rows, scale)).log() - log_w
-            # By the rate at which the iteration contracts, for the distance to where it ends.
-            error = float(change.abs().max()) * min(p / 2, 1) / (1 - rate)
+            # The Jacobian of the change is -(2/p) - (1 - 2/p) K with a stochastic K: its inverse is at most one for p < 2.
+            error = float(change.abs().max()) * max(1.0, p - 1)
             if error <= rtol:
                 break
             # Far from the end only p < 4 has a proof, for the plain step: take it when the long one does not gain.

@@ -41,7 +41,7 @@ def lp_distortion(
 
     Raises
     ------
-    ValueError : p out of range, a sample of another matrix.
+    ValueError : p, restarts or iterations out of range, a sample of another matrix.
 
     Notes
     -----
@@ -62,13 +62,18 @@ def lp_distortion(
     >>> lp_distortion(A, SampledRows(torch.arange(3), torch.ones(3), torch.ones(4)), 1.0)
     1.0
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     check_exponent(p)
     if A.batch_shape:
         raise ValueError(f"A must be one matrix here, got a batch {tuple(A.batch_shape)}")
+    for name, count in (("restarts", restarts), ("iterations", iterations)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name} must be an int of at least 1, got {count!r}")
     rows = torch.as_tensor(sample.rows, device=A.device)
-    if len(rows) and int(rows.max()) >= A.shape[0]:
-        raise ValueError(f"sample has row {int(rows.max())}, but A has {A.shape[0]} rows")
+    if rows.ndim != 1 or tuple(torch.as_tensor(sample.weights).shape) != tuple(rows.shape):
+        raise ValueError(f"sample must have as many weights as rows, got {sample.weights!r} for {sample.rows!r}")
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < A.shape[0]:
+        raise ValueError(f"sample has rows {int(rows.min())} to {int(rows.max())}, but A has {A.shape[0]} rows")
     Q = orthonormal_basis(A.detach())
     Q = Q.to(torch.complex128 if Q.is_complex() else torch.float64)
     SQ = torch.as_tensor(sample.weights, device=A.device, dtype=torch.float64)[:, None] * Q[rows]

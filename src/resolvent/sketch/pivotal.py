@@ -69,7 +69,7 @@ def pivotal_sample(
     >>> len(sample.rows), round(float(sample.probabilities.sum()), 4)
     (8, 8.0)
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     if A.batch_shape:
         raise ValueError(f"A must be one matrix here, got a batch {tuple(A.batch_shape)}")
     if order not in ("tree", "given"):

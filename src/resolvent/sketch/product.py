@@ -10,6 +10,7 @@ from torch import Tensor
 
 from resolvent.info import Info
 from resolvent.operators.arrays import as_tensor, check_finite, give_back_array
+from resolvent.operators.magnitude import moderate
 from resolvent.random import GeneratorLike, as_generator
 from resolvent.sketch.transforms import make_sketch
 
@@ -81,8 +82,10 @@ def approx_matmul(
     A, B = A.to(dtype), B.to(dtype)
     ways = {"sampling": _sampled, "auto": _sampled, "sketch": _sketched, "multilevel": _by_levels}
     g = as_generator(generator, A.device)
+    (A, of_a), (B, of_b) = moderate(A), moderate(B)
     done = None if method == "exact" else ways[method](A, B, rtol, g)
     product, info = (A @ B, Info("exact", A.shape[1])) if done is None else done
+    product = product if of_a == of_b == 1 else product * (of_a * of_b)
     product = give_back_array(product, "numpy" if kind_a == kind_b == "numpy" else "torch")
     return (product, info) if return_info else product
 

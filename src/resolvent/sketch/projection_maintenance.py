@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from resolvent.operators.arrays import as_tensor, check_finite, give_back_array
+from resolvent.operators.arrays import Kind, as_tensor, check_finite, give_back_array
 from resolvent.random import GeneratorLike, as_generator, gaussian
 
 Form = Literal["sqrt x sqrt", "W x I"]
@@ -127,11 +127,7 @@ class ProjectionMaintainer:
 
     def query(self, h: Any, only: Any = None) -> Any:
         """P h for h (n^2,), or the entries of it that `only`, a vector of indices, names."""
-        t, kind = as_tensor(h, "h")
-        if tuple(t.shape) != (self.n**2,):
-            raise ValueError(f"h must have shape ({self.n**2},), got {tuple(t.shape)}")
-        check_finite(t, "h")
-        t = t.detach().to(self._device, self._dtype)
+        t, kind = self._question(h)
         places = slice(None) if only is None else torch.as_tensor(only, device=self._device)
         if not self.eps:
             return give_back_array(self._factor[:, places].mT @ (self._factor @ t), kind)
@@ -142,9 +138,16 @@ class ProjectionMaintainer:
 
     def exact(self, h: Any) -> Any:
         """P h for the weights as they are now, from scratch: 4 m n^3 + 2 m^2 n^2 operations."""
-        t, kind = as_tensor(h, "h")
+        t, kind = self._question(h)
         factor = self._orthonormal(self._weighted(self._exact_values), self._gram(self._exact_values))
-        return give_back_array(factor.mT @ (factor @ t.to(self._device, self._dtype)), kind)
+        return give_back_array(factor.mT @ (factor @ t), kind)
+
+    def _question(self, h: Any) -> tuple[Tensor, Kind]:
+        t, kind = as_tensor(h, "h")
+        if tuple(t.shape) != (self.n**2,) or t.is_complex():
+            raise ValueError(f"h must be real with shape ({self.n**2},), got {tuple(t.shape)} of {t.dtype}")
+        check_finite(t, "h")
+        return t.detach().to(self._device, self._dtype), kind
 
     def _given(self, values: Any) -> Tensor:
         t, _ = as_tensor(values, "values")

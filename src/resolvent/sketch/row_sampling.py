@@ -90,7 +90,7 @@ def sample_rows(
     >>> bool((SA.sum(1).abs().sum() / A.sum(1).abs().sum() - 1).abs() < 0.2)
     True
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     check_exponent(p)
     if A.batch_shape:
         raise ValueError(f"A must be one matrix here, got a batch {tuple(A.batch_shape)}")
@@ -147,6 +147,8 @@ def inclusion_probabilities(scores: Any, m: float) -> Any:
     if not 0 < m <= positive:
         raise ValueError(f"m must be positive and at most {positive}, the number of positive scores, got {m!r}")
     s = s.detach().double()
+    # Over the largest, so that no sum overflows.
+    s = s / s.max()
     down = s.sort(descending=True).values
     # With the j largest certain, c = (m - j) / (sum of the others); the first j whose next score stays below one.
     rest = down.flip(0).cumsum(0).flip(0)

@@ -52,7 +52,7 @@ def sensitivities(
 
     Notes
     -----
-    Bounds, with Lewis weights w and leverage scores :math:`\tau`: the smaller of w and :math:`\tau^{p/2}` for p up to
+    Bounds (to a relative 1e-6), with Lewis weights w and leverage scores :math:`\tau`: the smaller of w and :math:`\tau^{p/2}` for p up to
     2, of :math:`d^{p/2-1} w` and :math:`n^{p/2-1} \tau^{p/2}` above. Exact:
     :math:`\sigma_i^{-1} = \min \|Ax\|_p^p` with :math:`a_i^T x = 1`, for all rows at once, from the Lewis weights: by
     reweighted least squares of the problem (p < 2) or of its dual, :math:`\sigma_i = \min \|y\|_q^p` with
@@ -69,7 +69,7 @@ def sensitivities(
     >>> sensitivities(A, 1.0, "exact").round(decimals=2)
     tensor([0.5000, 0.5000, 0.5000, 0.5000])
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     check_exponent(p)
     if method not in ("bound", "exact"):
         raise ValueError(f"method must be 'bound' or 'exact', got {method!r}")
@@ -113,15 +113,17 @@ def _bounds(Q: Tensor, weights: Tensor, p: float) -> Tensor:
 def _exact(Q: Tensor, weights: Tensor, p: float, rtol: float) -> tuple[Tensor, Info]:
     upper = torch.zeros(len(Q), dtype=Q.dtype, device=Q.device)
     live = weights > 0
+    if not bool(live.any()):
+        return upper, Info("zero")
     Q, start = Q[live], weights[live] ** (1 - 2 / p)
     solve, name = (_least_sum, "interior point") if p == 1 else (_least_power, "reweighted least squares")
     found, worst, most = [], 0.0, 0
     grams = _Grams(Q)
-    for rows in Q.split(max(1, _BLOCK // max(len(Q), 1))):
+    for rows in Q.split(max(1, _BLOCK // len(Q))):
         high, gap, steps = solve(grams, rows, start, p, rtol)
         found.append(high)
         most, worst = max(most, steps), max(worst, float(gap.max()))
-    upper[live] = torch.cat(found) if found else upper[live]
+    upper[live] = torch.cat(found)
     return upper.clamp(max=1), Info(name, 0, most, worst, worst <= rtol)
 
 

@@ -12,6 +12,7 @@ from scipy.special import gammainccinv
 
 from resolvent.errors import ConvergenceError
 from resolvent.operators.arrays import as_tensor, check_finite
+from resolvent.operators.magnitude import unit_of
 from resolvent.random import GeneratorLike, as_generator
 from resolvent.sketch.walsh import wht
 
@@ -246,6 +247,9 @@ def _attempt(samples: _Samples, plan: SamplePlan, noise_std: float | None) -> tu
 
     asked = plan.sample_places()
     x, queries = samples.at_all(asked)
+    # Near one, so that energies stay within range.
+    unit = unit_of(torch.from_numpy(x))
+    x, noise_std = x / unit, None if noise_std is None else noise_std / unit
     groups, P, B = asked.shape
     mixed = wht(torch.from_numpy(x)).numpy() / B
     bins = np.ascontiguousarray(mixed.transpose(0, 2, 1))
@@ -271,9 +275,9 @@ def _attempt(samples: _Samples, plan: SamplePlan, noise_std: float | None) -> tu
     kept = np.abs(values) > 4 * np.sqrt(variance / (groups * P))
     spectrum = SparseSpectrum(
         samples.give_back(found[kept]),
-        samples.give_back(values[kept]),
+        samples.give_back(values[kept] * unit),
         queries,
-        float(np.sqrt(max(variance - rounding, 0) * B)),
+        float(np.sqrt(max(variance - rounding, 0) * B)) * unit,
         groups,
         B,
     )

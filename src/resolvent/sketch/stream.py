@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from resolvent.operators.arrays import as_tensor, check_finite, give_back
+from resolvent.operators.magnitude import moderate
 from resolvent.random import GeneratorLike, as_generator, gaussian
 
 # Rows that are looked at together; they do not count as memory of the method.
@@ -147,6 +148,8 @@ class _Rows:
         if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1 or (whole and self.n != len(t)):
             raise ValueError(f"n must be the number of rows{f', {len(t)},' if whole else ''} got {n!r}")
         self.d, self.dtype, self.device = t.shape[1], t.dtype, t.device
+        # What the rows are divided by, known with the first that are not zero.
+        self.unit = 0.0
         self._first, self._rest = first, pieces
 
     def pieces(self, edges: Sequence[int] = ()) -> Iterator[Tensor]:
@@ -161,7 +164,9 @@ class _Rows:
                 part = given[start : start + min(_CHUNK, edge - seen)]
                 check_finite(part, "rows")
                 start, seen = start + len(part), seen + len(part)
-                yield part
+                if not self.unit and bool(part.any()):
+                    self.unit = moderate(part)[1]
+                yield part if self.unit in (0.0, 1.0) else part / self.unit
         if seen != self.n:
             raise ValueError(f"rows has {seen} rows, n says {self.n}")
 
@@ -183,7 +188,7 @@ class _BlockPower:
     """The state between rows: a vector, what the block adds to it, and the heavy rows."""
 
     def __init__(self, stream: _Rows, budget: int | None, generator: GeneratorLike) -> None:
-        self.n, self.d, self.kind = stream.n, stream.d, stream.kind
+        self.stream, self.n, self.d, self.kind = stream, stream.n, stream.d, stream.kind
         self.budget = budget
         self.dtype = stream.dtype
         # Half precision cannot hold the sums.
@@ -245,6 +250,10 @@ class _BlockPower:
         self.last = self.v
         y = self.z + self.heavy.mT @ (self.heavy @ self.v)
         length = torch.linalg.vector_norm(y)
+        if not bool(torch.isfinite(length)):
+            raise ValueError(
+                "rows must not grow by so much that their squares overflow: scale the stream by its largest rows"
+            )
         if bool(length > 0):  # a block of zeros says nothing
             self.v = y / length
         self.product, self.z, self.in_block = self.z, torch.zeros_like(self.z), 0
@@ -263,12 +272,13 @@ class _BlockPower:
         w, U = torch.linalg.eigh(unit @ unit.mT)
         v = unit.mT @ U[:, -1]
         v = (v / torch.linalg.vector_norm(v)).to(self.dtype)
+        unit = self.stream.unit
         return TopEigenvector(
             give_back(v, self.kind),
-            float(w[-1]) * float(scale) ** 2,
+            float(w[-1]) * float(scale) ** 2 * unit * unit,
             self.most,
             (self.most + 4) * self.d,
-            self.light_energy + self.heavy_energy,
+            (self.light_energy + self.heavy_energy) * unit * unit,
             blocks,
         )
 
@@ -319,34 +329,42 @@ def oja(
     """
     stream = _Rows(rows, n)
     d = stream.d
-    rates = None if rate is None else torch.as_tensor(rate, dtype=torch.float64).reshape(-1).cpu()
-    if rates is not None and not (len(rates) and bool((rates > 0).all()) and bool(torch.isfinite(rates).all())):
+    rates = torch.as_tensor(1.0 if rate is None else rate, dtype=torch.float64).reshape(-1)
+    if not (len(rates) and bool((rates > 0).all()) and bool(torch.isfinite(rates).all())):
         raise ValueError(f"rate must be positive and finite, got {rate!r}")
     V = squares = growth = torch.zeros(0)
     energy = 0.0
     pieces = stream.pieces()
     for chunk in pieces:
         energy += float(chunk.double().square().sum())
-        if rates is None and energy:
-            scale = energy * stream.n / len(chunk)
-            rates = math.log(max(d, 2)) / scale * 2.0 ** torch.arange(math.ceil(math.log2(d)) + 4, dtype=torch.float64)
-        if rates is None:
+        if not energy:
             continue
         if not len(V):
+            if rate is None:
+                scale = energy * stream.n / len(chunk)
+                steps = torch.arange(math.ceil(math.log2(d)) + 4, dtype=torch.float64)
+                rates = math.log(max(d, 2)) / scale * 2.0**steps
+            else:
+                rates = rates * stream.unit * stream.unit
+            rates = rates.to(stream.device)
             start = gaussian((d,), torch.float64, stream.device, as_generator(generator))
             V = (start / torch.linalg.vector_norm(start)).expand(len(rates), d).contiguous()
             squares, growth = V.new_ones(len(rates)), V.new_zeros(len(rates))
-        _oja_piece(chunk, V, rates.to(V.device), squares, growth)
-    if rates is None or not energy:
+        _oja_piece(chunk, V, rates, squares, growth)
+    if not energy:
         raise ValueError("rows must not all be zero")
+    if not math.isfinite(energy):
+        raise ValueError(
+            "rows must not grow by so much that their squares overflow: scale the stream by its largest rows"
+        )
     lengths = torch.linalg.vector_norm(V, dim=1)
     growth = growth + lengths.log()
     enough = (growth >= _GROWTH * math.log(max(d, 2))).nonzero()[:, 0]
-    best = int(enough[rates.to(V.device)[enough].argmin()]) if len(enough) else int(growth.argmax())
+    best = int(enough[rates[enough].argmin()]) if len(enough) else int(growth.argmax())
     v = (V[best] / lengths[best]).to(stream.dtype)
-    return TopEigenvector(
-        give_back(v, stream.kind), math.nan, 0, len(rates) * (d + 2), energy, 1, float(rates[best]), float(growth[best])
-    )
+    used, energy = float(rates[best]) / stream.unit / stream.unit, energy * stream.unit * stream.unit
+    memory = len(rates) * (d + 2)
+    return TopEigenvector(give_back(v, stream.kind), math.nan, 0, memory, energy, 1, used, float(growth[best]))
 
 
 def _oja_piece(rows: Tensor, V: Tensor, rates: Tensor, squares: Tensor, growth: Tensor) -> None:

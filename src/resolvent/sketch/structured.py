@@ -231,8 +231,7 @@ def srht(
     if m > N:
         raise ValueError(f"m must be at most {N}, the power of two that n = {n} is padded to, got {m}")
     mixed = MixedSigns(sign_entries((n,), dtype, device, g))
-    rows = torch.randperm(N, generator=g, device=g.device)[:m].sort().values
-    return Product(RowSample(rows.to(device), N, scale=math.sqrt(N / m), dtype=dtype), mixed)
+    return Product(_different_rows(m, N, math.sqrt(N / m), dtype, device, g), mixed)
 
 
 def srct(
@@ -280,8 +279,15 @@ def srct(
     if m > n:
         raise ValueError(f"m must be at most n = {n}, got {m}")
     signs, column = sign_entries((2, n), dtype, device, g)
+    return Product(_different_rows(m, n, m**-0.5, dtype, device, g), Circulant(column), Diagonal(signs))
+
+
+def _different_rows(
+    m: int, n: int, scale: float, dtype: torch.dtype, device: torch.device | str, g: torch.Generator
+) -> RowSample:
+    """m of n rows, drawn uniformly without replacement."""
     rows = torch.randperm(n, generator=g, device=g.device)[:m].sort().values
-    return Product(RowSample(rows.to(device), n, scale=m**-0.5, dtype=dtype), Circulant(column), Diagonal(signs))
+    return RowSample(rows.to(device), n, scale=scale, dtype=dtype)
 
 
 def padded_size(n: int) -> int:

@@ -75,13 +75,14 @@ def make_sketch(
     >>> S.shape, 0.5 < float((S @ x).norm() / x.norm()) < 1.5
     (torch.Size([64, 1000]), True)
     """
-    constructors = _constructors()
-    if kind not in constructors:
-        raise ValueError(f"kind must be one of {', '.join(sorted(constructors))}, got {kind!r}")
-    return constructors[kind](m, n, generator=generator, dtype=dtype, device=device, **options)
+    known = constructors()
+    if kind not in known:
+        raise ValueError(f"kind must be one of {', '.join(sorted(known))}, got {kind!r}")
+    return known[kind](m, n, generator=generator, dtype=dtype, device=device, **options)
 
 
-def _constructors() -> dict[str, Callable[..., Operator]]:
+def constructors() -> dict[str, Callable[..., Operator]]:
+    """What makes each kind of sketch."""
     from resolvent.sketch.fast_jl import fjlt
     from resolvent.sketch.structured import srct, srht
 
@@ -247,8 +248,7 @@ def count_sketch(
     >>> (S.to_dense().abs().sum(0)).tolist()
     [1.0, 1.0, 1.0, 1.0, 1.0]
     """
-    m, n, dtype, g = checked(m, n, dtype, generator)
-    return _columns(torch.randint(m, (n, 1), generator=g, device=g.device), m, dtype, device, g)
+    return sparse_sign(m, n, nonzeros=1, generator=generator, dtype=dtype, device=device)
 
 
 def osnap(
