@@ -91,6 +91,20 @@ def test_gradients(dtype, sign):
     assert torch.autograd.gradcheck(lambda G: factor.cholesky(G @ G.mH, pivoted=True, rtol=1e-12).L, G)
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.complex128))
+def test_downdates_to_singular_matrices_are_refused(dtype):
+    # Orthogonal columns of very different lengths, so that rounding alone decides on the sign of the last pivot.
+    for seed in range(60):
+        n = 2 + seed % 20
+        Q = torch.linalg.qr(random(n, n, dtype=dtype, seed=seed)).Q
+        L = factor.qr((Q * torch.linspace(1, 2, n)).mH).R.mH
+        with pytest.raises(ValueError, match="positive definite"):
+            factor.cholesky_update(L, Q[:, 0], sign=-1)
+        M = factor.cholesky_update(L, 0.99 * Q[:, 0], sign=-1)
+        wanted = L @ L.mH - 0.99**2 * torch.outer(Q[:, 0], Q[:, 0].conj())
+        torch.testing.assert_close(M @ M.mH, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_bad_input():
     eye = torch.eye(3)
     for call, error, word in (

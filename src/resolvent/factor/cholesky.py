@@ -10,6 +10,9 @@ from torch import Tensor
 
 from resolvent.operators.arrays import as_tensor, check_finite, give_back
 
+# What rounding can leave of the determinant of a matrix that a downdate makes singular, in units of n eps.
+_LEAST = 10
+
 
 class PivotedCholesky(NamedTuple):
     """Of :func:`cholesky` with pivots.
@@ -149,7 +152,7 @@ def cholesky_update(L: Any, X: Any, *, sign: Literal[1, -1] = 1) -> Any:
     Raises
     ------
     ValueError : shapes that do not fit, a diagonal entry of L that is not positive, a `sign` that is not 1 or -1, or
-        :math:`L L^H - X X^H` is not positive definite.
+        :math:`L L^H - X X^H` is not positive definite, or only by rounding: 10 n eps of the determinant is left.
 
     Notes
     -----
@@ -212,7 +215,7 @@ def _updated(L: Tensor, X: Tensor, sign: int) -> Tensor:
     n, k = X.shape[-2:]
     if L.device.type != "cpu":
         M, failed = torch.linalg.cholesky_ex(L @ L.mH + sign * (X @ X.mH))
-        if bool(failed.any()):
+        if bool(failed.any()) or (sign < 0 and bool(_left(L, M) <= _LEAST * n * torch.finfo(L.dtype).eps)):
             raise ValueError("L L^H - X X^H must be positive definite, and it is not")
         return M
     from resolvent.factor.cholesky_kernel import rotate_in
@@ -221,10 +224,17 @@ def _updated(L: Tensor, X: Tensor, sign: int) -> Tensor:
     # Columns of L become rows, so that the rotations run along memory.
     work = np.array(L.detach().resolve_conj().mT.reshape(count, n, n).numpy(), order="C")
     change = np.array(X.detach().resolve_conj().mT.reshape(count, k, n).numpy(), order="C")
+    least = _LEAST * n * torch.finfo(L.dtype).eps
     for matrix, vectors in zip(work, change, strict=True):
-        if rotate_in(matrix, vectors, sign) >= 0:
+        if rotate_in(matrix, vectors, sign, least) >= 0:
             raise ValueError("L L^H - X X^H must be positive definite, and it is not")
     return torch.from_numpy(work).mT.reshape(L.shape).contiguous()
+
+
+def _left(L: Tensor, M: Tensor) -> Tensor:
+    """The least of the determinants after a downdate, in units of those before."""
+    ratios = M.diagonal(dim1=-2, dim2=-1).real / L.diagonal(dim1=-2, dim2=-1).real
+    return ratios.square().prod(-1).amin() if ratios.numel() else ratios.new_ones(())
 
 
 def _square(A: Any, name: str) -> tuple[Tensor, Any]:

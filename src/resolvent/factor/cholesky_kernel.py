@@ -9,10 +9,14 @@ from numba import njit
 
 
 @njit(cache=True, nogil=True)
-def rotate_in(L, X, sign):  # type: ignore[no-untyped-def]
-    """L <- the factor of L L^H + sign X X^H, columns of both as rows; the row where it fails, or -1."""
+def rotate_in(L, X, sign, least):  # type: ignore[no-untyped-def]
+    """L <- the factor of L L^H + sign X X^H, columns of both as rows; the row where it fails, or -1.
+
+    It fails where no more than `least` of the determinant is left: of a singular matrix rounding leaves as much.
+    """
     n = L.shape[0]
     for e in range(X.shape[0]):
+        left = 1.0
         for j in range(n):
             x, d = X[e, j], L[j, j].real
             size = abs(x)
@@ -20,7 +24,8 @@ def rotate_in(L, X, sign):  # type: ignore[no-untyped-def]
                 continue
             ratio = size / d
             inside = 1 + sign * ratio * ratio
-            if inside <= 0:
+            left *= inside
+            if sign < 0 and (inside <= 0 or left <= least):
                 return j
             c = math.sqrt(inside)
             s = x / d
