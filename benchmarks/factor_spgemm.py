@@ -44,6 +44,8 @@ def matrices(quick: bool) -> Iterator[tuple[str, sp.csr_array]]:
     yield "grid 2-D", sp.csr_array(sp.kronsum(line, line))
     bands = [-50, -7, -3, -1, 0, 1, 3, 7, 50, 51, 99]
     yield "banded", sp.diags_array(np.ones(len(bands)), offsets=bands, shape=(100_000 // small,) * 2).tocsr()
+    five = [-2, -1, 0, 1, 2]
+    yield "five diagonals", sp.diags_array(np.ones(5), offsets=five, shape=(1_000_000 // small,) * 2).tocsr()
     yield "a tenth full", sp.random_array((1500 // small,) * 2, density=0.1, rng=rng, format="csr")
 
 

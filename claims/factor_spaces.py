@@ -46,8 +46,9 @@ def starts_that_converge(scale: Scale) -> Measured:
     method=factor.sinkhorn_projections,
     says="for N = 7 the turns of rows and columns alone reach a defect of 1e-10 (median of 5 starts)",
     at_most=1e-10,
-    known_miss="the defect falls like a power of the number of turns, to 1e-2 after 300 and 4e-3 after 4000: rows and "
-    "columns meet tangentially. The polish by least squares ends at 1e-13 from about a third of the starts",
+    known_miss="the defect falls like a power of the number of turns and then hardly at all, to 2e-2 after 200, 2e-3 after "
+    "3200 and between 2e-4 and 2e-3 after 12800; least squares from there do not reach a solution either, those from 200 "
+    "turns end at 1e-13 in about a third of the starts. N <= 5 converges linearly, N = 6 from most starts",
 )
 def turns_alone(scale: Scale) -> Measured:
     turns = scale(quick=100, full=3000)

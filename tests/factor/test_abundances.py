@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import nnls
 from torch.autograd import gradcheck
 
-from resolvent.factor import fcls, spa, vca
+from resolvent.factor import fcls, spa, synthetic_scene, vca
 from resolvent.random import as_generator, gaussian
 
 
@@ -72,6 +72,20 @@ def test_pure_pixels_are_found():
     noisy = Y + 0.02 * gaussian(Y.shape, generator=3)
     assert len(set(vca(noisy, 4, generator=0).indices.tolist()) & {0, 7, 14, 21}) >= 3
     assert vca(Y.float().numpy(), 4, generator=0).M.dtype == np.float32
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_spectra_near_the_ends_of_the_range(size):
+    scene = synthetic_scene(16, 4, 3, bands=20, generator=0)
+    Y = scene.Y.float()
+    for find in (lambda Y: spa(Y, 3), lambda Y: vca(Y, 3, generator=0)):
+        plain, scaled = find(Y), find(size * Y)
+        assert torch.equal(plain.indices, scaled.indices)
+        torch.testing.assert_close(scaled.M / size, plain.M, rtol=1e-3, atol=1e-4)
+    wide = size**6
+    torch.testing.assert_close(fcls(wide * scene.Y, wide * scene.M), fcls(scene.Y, scene.M), rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match="zero"):
+        vca(torch.zeros(5, 9), 2)
 
 
 def test_bad_input():

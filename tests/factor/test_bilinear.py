@@ -179,3 +179,20 @@ def test_bad_input(tmp_path):
         known_scheme("other")
     with pytest.raises(ValueError, match="denominator must be"):
         BilinearScheme(strassen.U, strassen.V, strassen.W, denominator=0)
+
+
+def test_large_numbers():
+    s = known_scheme("strassen")
+    for over, right in ((2**64, True), (2**64 + 1, False)):
+        scheme = BilinearScheme(s.U * 2**20, s.V * 2**20, s.W * 2**24, "gg", s.sizes, over)
+        assert scheme.verify() is right
+    for bad in (float("inf"), float("nan"), 1e30):
+        with pytest.raises(ValueError, match="U must"):
+            BilinearScheme(np.full((7, 4), bad), s.V, s.W)
+
+
+def test_a_small_file_asks_for_no_huge_tensor(tmp_path):
+    file = tmp_path / "huge.txt"
+    file.write_text("64 64 64 1 " + "0 " * (3 * 4096))
+    with pytest.raises(ValueError, match="tensor of the format"):
+        load_scheme(file)

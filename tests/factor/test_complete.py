@@ -131,6 +131,24 @@ def test_rows_that_nothing_determines():
     assert float(zero.to_dense().abs().max()) == 0
 
 
+@pytest.mark.parametrize("inner", ["cg", "sketched", "exact"])
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_float32_near_the_ends_of_its_range(inner, size):
+    M, rows, cols = problem(40, 30, 2, 0.6, dtype=torch.float32)
+    plain, scaled = (
+        complete((rows, cols, c * M[rows, cols]), 2, (40, 30), inner=inner, generator=0) for c in (1.0, size)
+    )
+    torch.testing.assert_close(scaled.s / size, plain.s, rtol=1e-4, atol=0)
+    assert relative(LowRank(scaled.U, scaled.s / size, scaled.V), M) < 1e-3
+
+
+def test_sparse_entries_with_gradients_are_refused():
+    places = torch.tensor([[0, 1], [0, 1]])
+    sparse = torch.sparse_coo_tensor(places, torch.ones(2), (2, 2), check_invariants=True).requires_grad_()
+    with pytest.raises(ValueError, match="gradient"):
+        complete(sparse, 1)
+
+
 def test_bad_input():
     one, v = torch.tensor([0, 1]), torch.ones(2)
     dense = torch.eye(3)

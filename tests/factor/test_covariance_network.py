@@ -148,6 +148,9 @@ def test_descent_with_a_shift_float32_complex_and_numpy():
     low = deep_linear_covariance(S0.float().numpy(), (6, 2, 6), init="identity")
     assert low.product.dtype == np.float32
     assert low.value == pytest.approx(float(bures_low_rank(S0, 2).value), abs=1e-5)
+    for size in (1e-30, 1e30):
+        far = deep_linear_covariance((size * S0).float(), (6, 2, 6), generator=0)
+        assert far.value / size == pytest.approx(float(bures_low_rank(S0, 2).value), rel=1e-3)
     start = [gaussian((2, 6), generator=0), gaussian((6, 2), generator=1)]
     kept = [f.clone() for f in start]
     again = deep_linear_covariance(S0, (6, 2, 6), init=start, lr=0.02)

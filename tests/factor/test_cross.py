@@ -109,3 +109,15 @@ def test_bad_input():
     ):
         with pytest.raises(ValueError, match=word):
             call()
+
+
+@pytest.mark.parametrize("ratio", (0.5, 0.7))
+def test_tolerance_holds_for_every_seed(ratio):
+    A = with_values(60, 50, geometric(50, ratio))
+    errors = [error(A, aca(A, rtol=1e-3, generator=seed).to_dense()) for seed in range(200)]
+    assert sum(e > 1e-3 for e in errors) <= 2
+
+
+def test_gradient_is_refused():
+    with pytest.raises(ValueError, match="gradient"):
+        aca(cauchy(9, 8).requires_grad_(), 2)

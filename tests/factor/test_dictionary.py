@@ -86,6 +86,7 @@ def test_the_distance_of_dictionaries():
     D = gaussian((5, 5), generator=0)
     moved = D[:, [3, 1, 0, 4, 2]] * torch.tensor([1.0, -2, 3, -4, 5])
     assert abs(float(dictionary_error(D, moved))) < 1e-12
+    assert abs(float(dictionary_error(D.float(), 1e-30 * D.float()))) < 1e-5
     assert float(dictionary_error(torch.eye(2), torch.tensor([[1.0, 1.0], [1.0, -1.0]]))) == pytest.approx(0.5)
     assert gradcheck(dictionary_error, (D.clone().requires_grad_(), moved.clone().requires_grad_()))
 
@@ -107,6 +108,9 @@ def test_bad_input():
         (lambda: complete_dictionary(Y / 0), "infinite"),
         (lambda: complete_dictionary(Y.clone().requires_grad_()), "gradient"),
         (lambda: dictionary_error(torch.zeros(2, 2), torch.eye(2)), "singular"),
+        (lambda: dictionary_error(torch.eye(2), torch.diag(torch.tensor([1.0, 0.0]))), "D0 must be invertible"),
+        (lambda: dictionary_error(torch.eye(2) + 0j, torch.eye(2)), "real"),
+        (lambda: dictionary_error(torch.eye(0), torch.eye(0)), "shape"),
         (lambda: dictionary_error(torch.eye(3), torch.eye(2)), "shape"),
     ):
         with pytest.raises(ValueError, match=word):

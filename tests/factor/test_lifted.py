@@ -10,6 +10,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.autograd.functional import hessian
 
+from resolvent.errors import ConvergenceError
 from resolvent.factor import gaussian_measurements, lifted_sensing, spurious_instance
 from resolvent.random import gaussian
 
@@ -109,6 +110,13 @@ def test_rank_two_and_numpy():
     assert isinstance(problem.misfit(X.numpy()), float)
 
 
+def test_descent_that_ends_too_early():
+    _, problem = lifted(3, 0.4, 3)
+    with pytest.raises(ConvergenceError, match="after 1 steps") as caught:
+        problem.descend(torch.tensor([1.0, 0.5, -0.3]).double(), max_steps=1)
+    assert caught.value.best.shape == (3,) and caught.value.error > 1e-10
+
+
 def test_bad_input():
     trap, problem = lifted(3, 0.1, 3)
     for call, word in (
@@ -117,6 +125,8 @@ def test_bad_input():
         (lambda: lifted_sensing(trap.measure, trap.y, 3, rank=4), "rank"),
         (lambda: problem.misfit(torch.ones(4)), "x must"),
         (lambda: problem.objective(torch.ones(3, 3)), "w must"),
+        (lambda: problem.project(torch.zeros(3, 3, 3)), "w must not be zero"),
+        (lambda: problem.curvature(trap.points[0], torch.zeros(3)), "u must not be zero"),
         (lambda: problem.misfit(torch.full((3,), math.nan)), "NaN"),
         (lambda: problem.escape(trap.points[0]), "order 35"),
         (lambda: lifted(5, 0.3, 7)[1].objective(torch.ones((5,) * 7)), "lower the order"),

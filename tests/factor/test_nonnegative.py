@@ -91,6 +91,20 @@ def test_multiplicative_and_a_given_start():
     assert float(torch.dist(A, slow.W @ slow.H)) < 1.02 * float(torch.dist(A, quick.W @ quick.H))
 
 
+@pytest.mark.parametrize("method", ["hals", "multiplicative"])
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 1e30])
+def test_float32_near_the_ends_of_its_range(method, size):
+    A = uniform(20, 2, dtype=torch.float32) @ uniform(2, 15, seed=1, dtype=torch.float32)
+    W, H = uniform(20, 2, seed=2), uniform(2, 15, seed=3)
+    for given in (False, True):
+        plain, scaled = (
+            nmf(c * A, 2, method=method, init=[c**0.5 * W, c**0.5 * H] if given else "random", rtol=1e-2, generator=0)
+            for c in (1.0, size)
+        )
+        product = (scaled.W / size**0.5) @ (scaled.H / size**0.5)
+        assert float(torch.dist(product, A)) < 1.2 * float(torch.dist(plain.W @ plain.H, A)) + 1e-3
+
+
 def test_zeros():
     W, H = nmf(torch.zeros(4, 3), 2, generator=0)
     assert float((W @ H).abs().max()) == 0

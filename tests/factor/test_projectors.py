@@ -145,3 +145,23 @@ def test_bad_input():
     ):
         with pytest.raises(ValueError, match=word):
             call()
+
+
+def test_complex_right_hand_side_of_a_real_matrix():
+    A = torch.randn(7, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    B = torch.randn(7, 3, dtype=torch.complex128, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(solve_with(A, B).X, torch.linalg.pinv(A).to(B) @ B)
+    C = torch.randn(4, 3, dtype=torch.complex128, generator=torch.Generator().manual_seed(2))
+    wanted = torch.linalg.pinv(A).to(B) @ B @ torch.linalg.pinv(C)
+    torch.testing.assert_close(solve_with(A, B, right=C).X, wanted)
+
+
+def test_what_would_be_lost_is_refused():
+    A = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="gradients by B"):
+        solve_with(A.clone().requires_grad_(), A[:, 0])
+    with pytest.raises(TypeError, match="F is complex"):
+        meta_factor(A, 1j * A, torch.eye(3, dtype=torch.complex128))
+    cipher = MatrixCipher.random((2, 2), (3, 3), generator=0)
+    with pytest.raises(TypeError, match="message is complex"):
+        cipher.encrypt(1j * torch.eye(2))

@@ -156,6 +156,38 @@ def test_rate_fit_knows_both_laws():
     assert fit.kind == "polynomial" and fit.exponent == pytest.approx(-1.5)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 1e30])
+def test_float32_near_the_ends_of_its_range(size):
+    M = target()
+    A = gaussian_measurements(700, (12, 12), isotropic=True, generator=1)
+    y = (size * (A @ M.reshape(-1))).float()
+    for param in ("asymmetric", "symmetric"):
+        found, info = sense(A.to(torch.float32), y, (12, 12), 2, param=param, generator=0, return_info=True)
+        assert float(torch.dist(found.to_dense() / size, M.float())) < 1e-3
+        # The trajectory is in the units of the result.
+        values = torch.linalg.svdvals(found.U / size**0.5)
+        torch.testing.assert_close(info.values[-1] / size**0.5, values, rtol=1e-3, atol=1e-6)
+
+
+def test_measurements_most_of_which_are_zero():
+    E = Identity(36, dtype=torch.float64)
+    X = torch.zeros(6, 6).double()
+    X[0, 0] = 1
+    with pytest.raises(ValueError, match="fewer zeros"):
+        robust_recover(E, X.reshape(-1), (6, 6), 2)
+    found = robust_recover(E, X.reshape(-1), (6, 6), 1, step="polyak", rtol=1e-5, max_steps=20_000)
+    assert relative(found, X) < 1e-3
+
+
+def test_measurements_of_arrays_and_that_say_nothing():
+    R = rank_one_measurements(np.array([[1.0, 2.0], [0.0, 1.0]]))
+    np.testing.assert_allclose(R @ np.arange(4.0), [1 * 0 + 2 * 1 + 2 * 2 + 4 * 3, 3])
+    np.testing.assert_allclose(R.H @ np.array([1.0, 0.0]), [1, 2, 2, 4])
+    assert sign_rip(torch.zeros(5, 4).double(), (2, 2), 1).delta == math.inf
+    with pytest.raises(ValueError, match="trials"):
+        sign_rip(torch.eye(4).double(), (2, 2), 1, trials=0)
+
+
 def test_bad_input():
     A, y = torch.eye(4).double(), torch.ones(4).double()
     for f in (robust_recover, sense):

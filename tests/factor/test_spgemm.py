@@ -214,3 +214,43 @@ def test_bad_input():
     ):
         with pytest.raises(error, match=word):
             call()
+
+
+def patterns():
+    """Rows within one word of bits, within few words, wide ones, many products an entry, and more columns than fit near."""
+    line = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(40, 40))
+    yield sp.csr_array(sp.diags_array([1.0] * 5, offsets=[-2, -1, 0, 1, 2], shape=(900, 900)))
+    yield sp.csr_array(sp.kronsum(line, line))
+    yield sp.csr_array(sp.block_diag([np.ones((30, 30))] * 6))
+    yield random(20_000, 20_000, 3e-4)
+    wide = random(400_000, 400_000, 2e-6)
+    band = sp.diags_array([1.0, 2.0, 3.0], offsets=[-70, 0, 1], shape=(400_000, 400_000))
+    yield wide
+    yield sp.csr_array(band)
+    yield sp.csr_array(wide + band)
+
+
+@pytest.mark.parametrize("threads", (1, 3))
+def test_every_table_and_both_phases(threads, monkeypatch):
+    from resolvent.factor import spgemm_rows
+
+    monkeypatch.setattr(spgemm_rows, "_threads", lambda work: threads)
+    seen = set()
+    for A in patterns():
+        A.data[:] = np.random.default_rng(0).standard_normal(A.nnz)
+        found, info = factor.spgemm(A, A, return_info=True)
+        same(found, A @ A)
+        assert info.flops == sum(info.thread_flops) == int((np.diff(A.indptr)[A.indices]).sum())
+        seen.add(info.method)
+    assert seen == {"dense_accumulator", "hash, dense_accumulator"} or seen == {
+        "dense_accumulator", "hash", "hash, dense_accumulator",
+    }  # fmt: skip
+
+
+def test_memory_of_the_result_is_its_own():
+    A = patterns().__next__()
+    first = factor.spgemm(A, A)
+    copy = first.data.copy()
+    for _ in range(3):
+        factor.spgemm(2 * A, A)
+    assert np.array_equal(first.data, copy)

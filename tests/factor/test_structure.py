@@ -175,6 +175,18 @@ def test_bad_input():
         (lambda: factor.structure_search(T.clone().requires_grad_(), rtol=0.1), "gradient"),
         (lambda: factor.structure_search(lambda X: X.sum(), rtol=0.1), "dims"),
         (lambda: factor.structure_search(lambda X: X, (2, 2), rtol=0.1), "one finite number"),
+        (lambda: factor.structure_search(T, rtol=0.1, method="local_sampling", topology="star"), "topology"),
+        (lambda: factor.structure_search(T, rtol=0.1, method="local_sampling", topology=[(0, 2)]), "topology"),
+        (lambda: factor.structure_search(T, rtol=0.1, method="local_sampling", topology=3), "topology"),
+        (lambda: factor.structure_search(T, rtol=0.1, method="local_sampling", weight=0), "weight"),
+        (lambda: factor.structure_search(T, rtol=0.1, method="local_sampling", samples=0), "samples"),
+        (lambda: factor.structure_search(T, rtol=0.1, method="alternating_enumeration", radius=1), "radius"),
+        (lambda: factor.structure_search(T, rtol=0.1, method="alternating_enumeration", max_rank=0), "max_rank"),
+        (lambda: factor.structure_search(T, budget=9, method="alternating_enumeration"), "rtol"),
+        (
+            lambda: factor.structure_search(lambda X: X.sum(), (2, 2), rtol=0.1, method="alternating_enumeration"),
+            "needs a tensor",
+        ),
     ):
         with pytest.raises(ValueError, match=word):
             call()

@@ -142,3 +142,10 @@ def test_bad_input():
             call()
     assert svd.append_rows(torch.ones(0, 4).double()).shape == (4, 4)
     assert factor.TruncatedSVD is TruncatedSVD
+
+
+def test_known_triplets_are_checked():
+    with pytest.raises(ValueError, match="NaN"):
+        factor.TruncatedSVD((torch.eye(3, 2), torch.tensor([float("nan"), 1.0]), torch.eye(2, 3)))
+    with pytest.raises(ValueError, match="gradient"):
+        factor.TruncatedSVD((torch.eye(3, 2), torch.ones(2, requires_grad=True), torch.eye(2, 3)))

@@ -147,3 +147,12 @@ def test_bad_input():
     with pytest.raises(ConvergenceError) as caught:
         unmix(Y, 3, max_iter=5, generator=0)
     assert caught.value.best.M.shape == (40, 3)
+    with pytest.raises(ValueError, match="Y is zero"):
+        unmix(0 * Y, 3)
+
+
+def test_guidance_that_is_still_learned_is_no_convergence():
+    with pytest.raises(ConvergenceError, match="guidance is still learned") as caught:
+        unmix(SCENE.Y, 3, rtol=0.5, max_iter=30, generator=0)
+    assert not caught.value.info.converged
+    assert unmix(SCENE.Y, 3, rtol=0.5, generator=0, return_info=True)[1].iterations > 200

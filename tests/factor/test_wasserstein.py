@@ -104,6 +104,21 @@ def test_one_mode_float32_and_numpy():
     np.testing.assert_allclose(found.codes[2], [0.5, 0.5], atol=0.1)
 
 
+@pytest.mark.parametrize("cells", [0.5, 2.0])
+def test_the_entropy_blurs_the_atoms(cells):
+    n = 20
+    x = torch.arange(n).double()
+    b = torch.softmax(-((x - 9.5) ** 2) / 8, 0)
+    reg = cells / (n - 1) ** 2
+    u = wasserstein_cp_dictionary(b[None], 1, reg=reg, rtol=1e-3, max_iter=500, generator=0).factors[0][:, 0]
+
+    def variance(p):
+        return float(p @ x**2 - (p @ x) ** 2)
+
+    # A Gaussian kernel on the grid: for gamma of half a cell its variance is a little below gamma / 2.
+    assert variance(u) - variance(b) == pytest.approx(cells / 2, rel=0.2)
+
+
 def test_descent_of_blocks():
     A = torch.tensor([[4.0, 1.0], [1.0, 3.0]], dtype=torch.float64)
     b = torch.tensor([1.0, 2.0], dtype=torch.float64)

@@ -10,6 +10,7 @@ from torch import Tensor
 from resolvent.errors import ConvergenceError
 from resolvent.operators import lu
 from resolvent.operators.arrays import as_tensor, check_finite, give_back
+from resolvent.operators.magnitude import unit_of
 
 # Pixels that are solved in step with each other; bounds the memory of their (K + 1) x (K + 1) systems.
 _CHUNK = 1 << 15
@@ -59,7 +60,9 @@ def fcls(Y: Any, M: Any) -> Any:
         check_finite(t, name)
     if T.shape[0] != E.shape[0] or E.shape[1] < 1:
         raise ValueError(f"Y and M must have as many rows (channels), got {tuple(T.shape)} and {tuple(E.shape)}")
-    wide, ends = T.double(), E.double()
+    # Of the size one, so that no square leaves the range of the numbers; the abundances have no unit.
+    unit = unit_of(E)
+    wide, ends = T.double() / unit, E.double() / unit
     with torch.no_grad():
         # An origin in the middle of the endmembers: it changes nothing on the simplex and makes the Gram matrix small.
         centre = ends.mean(1, keepdim=True)

@@ -109,14 +109,21 @@ class BilinearScheme:
 
     def verify(self) -> bool:
         """Whether the Brent equations hold: exactly, in integers (modulo `modulus` if there is one)."""
-        T = bilinear_tensor(self.op, self.sizes) * self.denominator
+        T = bilinear_tensor(self.op, self.sizes)
         parts = [self.U, self.V, self.W]
-        if math.prod(int(np.abs(part).max(initial=0)) for part in parts) * max(self.rank, 1) >= 2**62:
-            parts = [part.astype(object) for part in parts]
-        pairs = (parts[0][:, :, None] * parts[1][:, None, :]).reshape(self.rank, -1)
-        found = (pairs.T @ parts[2]).reshape(T.shape)
-        gap = found - T
-        return not (gap % self.modulus if self.modulus else gap).any()
+        bound = math.prod(int(np.abs(part).max(initial=0)) for part in parts) * max(self.rank, 1)
+        # Integers in floating point are exact up to 2^53, and many times faster to multiply.
+        bound = max(bound, self.denominator * int(np.abs(T).max()))
+        kind = np.float64 if bound < 2**53 else np.int64 if bound < 2**62 else object
+        U, V, W = (part.astype(kind) for part in parts)
+        for entry, wanted in zip(U.T, T, strict=True):
+            # One entry of A at a time: all pairs at once would need rank times as much memory as T.
+            gap = (entry[:, None] * V).T @ W
+            whole = object if kind is object else np.int64
+            gap = gap.astype(whole) - wanted.astype(whole) * self.denominator
+            if (gap % self.modulus if self.modulus else gap).any():
+                return False
+        return True
 
     def additive_cost(self) -> int:
         """Additions when each sum is formed by itself: nonzeros less one of each sum."""
@@ -283,6 +290,8 @@ def _integers(x: Any, name: str) -> np.ndarray:
     array = np.asarray(x)
     if array.ndim != 2 or array.dtype.kind not in "iufb" or not np.array_equal(array, np.rint(array)):
         raise ValueError(f"{name} must be a matrix of integers, got {array.dtype} of shape {array.shape}")
+    if array.size and not float(np.abs(array.astype(float)).max()) < 2**62:
+        raise ValueError(f"{name} must hold integers below 2^62, got one of {np.abs(array.astype(float)).max():.3g}")
     out = array.astype(np.int64)
     out.flags.writeable = False
     return out

@@ -104,7 +104,7 @@ class MatrixCipher:
         if M.shape != (self._F.shape[0], self._H.shape[0]):
             wanted = (self._F.shape[0], self._H.shape[0])
             raise ValueError(f"message must have shape {wanted}, got {tuple(M.shape)}")
-        plain = self._Y.mH @ M.to(self._F) @ self._X
+        plain = self._Y.mH @ self._cast(M, "message") @ self._X
         W = gaussian(plain.shape, plain.dtype, plain.device, generator)
         W = W * torch.linalg.matrix_norm(plain).clamp_min(1) / math.sqrt(plain.numel()) * 2
         return give_back_array(plain + W - self._Y.mH @ (self._F @ W @ self._H.mH) @ self._X, kind)
@@ -116,7 +116,12 @@ class MatrixCipher:
         if G.shape != (self._F.shape[1], self._H.shape[1]):
             wanted = (self._F.shape[1], self._H.shape[1])
             raise ValueError(f"ciphertext must have shape {wanted}, got {tuple(G.shape)}")
-        return give_back_array(self._F @ G.to(self._F) @ self._H.mH, kind)
+        return give_back_array(self._F @ self._cast(G, "ciphertext") @ self._H.mH, kind)
+
+    def _cast(self, given: Tensor, name: str) -> Tensor:
+        if given.is_complex() and not self._F.is_complex():
+            raise TypeError(f"{name} is complex and the key is {self._F.dtype}")
+        return given.to(self._F)
 
 
 def known_plaintext_attack(messages: Sequence[Any], ciphertexts: Sequence[Any]) -> MatrixCipher:
@@ -157,7 +162,8 @@ def known_plaintext_attack(messages: Sequence[Any], ciphertexts: Sequence[Any]) 
         raise ValueError(f"messages and ciphertexts must be pairs, got {len(messages)} and {len(ciphertexts)}")
     plain, kind = _stacked(messages, "messages")
     given, _ = _stacked(ciphertexts, "ciphertexts")
-    given = given.to(plain)
+    wide = torch.promote_types(plain.dtype, given.dtype)
+    plain, given = plain.to(wide), given.to(dtype=wide, device=plain.device)
     unknown = given.shape[1] * given.shape[2]
     rows = given.flatten(1)
     s = torch.linalg.svdvals(rows)
@@ -201,7 +207,10 @@ def _key(F: Any, name: str) -> tuple[Tensor, Kind]:
 def _inverse(F: Tensor, Y: Any, name: str, given: str) -> Tensor:
     if Y is None:
         return torch.linalg.pinv(F).mH
-    t = as_tensor(Y, given)[0].to(F)
+    t = as_tensor(Y, given)[0]
+    if t.is_complex() and not F.is_complex():
+        raise TypeError(f"{given} is complex and {name} is {F.dtype}")
+    t = t.to(F)
     if t.shape != F.shape:
         raise ValueError(f"{given} must have the shape of {name}, {tuple(F.shape)}, got {tuple(t.shape)}")
     check_finite(t, given)

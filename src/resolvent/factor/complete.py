@@ -16,6 +16,7 @@ from resolvent.factor.observed import SMALL, Observed
 from resolvent.info import Info
 from resolvent.operators.arrays import Kind, as_tensor, check_finite
 from resolvent.operators.lowrank import LowRank
+from resolvent.operators.magnitude import unit_of
 from resolvent.operators.threads import one_thread
 from resolvent.random import GeneratorLike, as_generator
 
@@ -97,13 +98,16 @@ def complete(
     rows, cols, values, shape, kind = _known(entries, shape)
     rtol = _checked(values, rank, shape, inner, inner_rtol, ridge, rtol, max_sweeps, incoherence)
     source = as_generator(generator)
-    observed = Observed(rows, cols, values, shape, int(torch.randint(2**31, (), generator=source)))
+    # Squares of the entries must stay within the range of their dtype.
+    unit = unit_of(values)
+    observed = Observed(rows, cols, values / unit, shape, int(torch.randint(2**31, (), generator=source)))
     short = observed.shorter_than(rank)
     if short:
         warnings.warn(f"{short} rows or columns have fewer than {rank} known entries", AccuracyWarning, stacklevel=2)
     with one_thread(len(values) * rank < SMALL):
         start = _first_factor(observed, rank, incoherence, source) if start is None else _given(start, observed, rank)
         found, steps, sweeps, error = _alternated(observed, start, (inner, inner_rtol, ridge), rtol, max_sweeps)
+    found = LowRank(found.U, found.s * unit, found.V)
     found.kind = kind
     info = Info(f"alternating {inner}", round(steps), sweeps, error, error <= rtol)
     if not info.converged:
@@ -218,6 +222,8 @@ def _known(entries: Any, shape: Any) -> tuple[Tensor, Tensor, Tensor, tuple[int,
     elif isinstance(entries, Tensor) and entries.layout != torch.strided:
         coo = entries.to_sparse_coo() if entries.layout != torch.sparse_coo else entries
         rows, cols = coo._indices()
+        if entries.requires_grad:
+            raise ValueError("complete has no gradient: detach the entries")
         values, kind, shape = coo._values(), "torch", (int(coo.shape[0]), int(coo.shape[1]))
     else:
         if isinstance(entries, tuple):

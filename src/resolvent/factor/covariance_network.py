@@ -155,7 +155,8 @@ class _Descent:
                 self.margin = min(self.margin, float(torch.linalg.svdvals(W)[self.k - 1]))
             grads = [heads[j].mH @ G @ tails[j].mH for j in range(len(self.factors))]
             bound, spread = self._bounds(G)
-            error = math.sqrt(sum(float(g.abs().square().sum()) for g in grads)) / (2 * self.size * spread)
+            # Squares of a product of factors can leave the range of float32.
+            error = math.sqrt(sum(float(g.abs().double().square().sum()) for g in grads)) / (2 * self.size * spread)
             if error <= rtol or step == max_steps:
                 break
             rate = lr if lr is not None else 1 / bound

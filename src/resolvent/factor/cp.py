@@ -10,6 +10,7 @@ from torch import Tensor
 
 from resolvent.errors import ConvergenceError
 from resolvent.factor.network import TensorNetwork
+from resolvent.factor.range_finder import frobenius
 from resolvent.factor.tensor import left_basis, tensor_of, without_gradient
 from resolvent.info import Info
 from resolvent.operators import lu
@@ -107,7 +108,7 @@ def cp(
     change = (1e-5 if single else 1e-8) if rtol is None else rtol
     if not 0 < change < 1:
         raise ValueError(f"rtol must be between 0 and 1, got {rtol!r}")
-    size = float(torch.linalg.vector_norm(t))
+    size = frobenius(t)
     factors = _start(t, rank, init, as_generator(generator, t.device))
     # Everything is done for a tensor of norm one, so that no square leaves the range of its dtype.
     scaled = t / size if size > 0 else t

@@ -10,16 +10,19 @@ import torch
 from torch import Tensor
 
 from resolvent.errors import ConvergenceError
-from resolvent.factor.range_finder import check_request, rounding
+from resolvent.factor.range_finder import check_request, frobenius, rounding
 from resolvent.info import Info
 from resolvent.operators import LowRank, Operator, as_operator
 from resolvent.operators.arrays import Kind, as_tensor
+from resolvent.operators.gradient import records
 from resolvent.random import GeneratorLike, as_generator
 
 Entries = Callable[[Tensor, Tensor], Tensor]
 
 # The result is compared with the entries of so many random rows and columns.
 _SIDE = 24
+# By how much the error at these entries may understate that of the matrix.
+_SAFETY = 1.5
 
 
 def aca(
@@ -53,7 +56,7 @@ def aca(
 
     Raises
     ------
-    ValueError : neither or both of `rank` and `rtol`, no `shape` for a callable, NaN in an entry
+    ValueError : neither or both of `rank` and `rtol`, no `shape` for a callable, NaN in an entry, a gradient wanted
     ConvergenceError : `max_rank` crosses do not reach `rtol`; `best` is the operator
 
     Notes
@@ -61,8 +64,8 @@ def aca(
     A row of the remainder, its largest entry, the column of that; the next row is where that column is largest. (m + n)
     rank entries and (m + n) rank^2 operations. A step's size tells how much is left only for smooth kernels: before it
     stops, the result is compared with A where 24 random rows cross 24 random columns, and it goes on from the worst of
-    these entries if they say more than `rtol`. A part of A that is confined to few entries can be missed; "full" misses
-    nothing. No gradient.
+    these entries if they say more than `rtol` / 1.5. A part of A that is confined to few entries can be missed; "full" misses
+    nothing. No gradient: an A that wants one is refused.
 
     References
     ----------
@@ -77,6 +80,8 @@ def aca(
     (True, True)
     """
     entries, op, kind = _source(A, shape)
+    if records(op):
+        raise ValueError("aca has no gradient: detach A")
     check_request(op, rank, rtol, 0, max_rank)
     if op.batch_shape:
         raise ValueError(f"aca takes one matrix, A has shape {tuple(op.shape)}")
@@ -120,7 +125,7 @@ def _source(A: Any, shape: tuple[int, int] | None) -> tuple[Entries | None, Oper
         return entries, like, kind
     if shape is not None:
         raise ValueError("shape is for a callable A")
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     return None, A, A.kind
 
 
@@ -133,7 +138,7 @@ def full_crosses(A: Tensor, limit: int, rtol: float) -> tuple[Tensor, Tensor, fl
     """Gaussian elimination with the largest entry of what is left as pivot: A ~ U V^H with triangles up to order."""
     if not bool(torch.isfinite(A.abs().sum())):
         raise ValueError("A contains NaN or infinity")
-    rest, size = A.clone(), float(torch.linalg.matrix_norm(A))
+    rest, size = A.clone(), frobenius(A)
     left: list[Tensor] = []
     right: list[Tensor] = []
     error, least = (1.0 if size else 0.0), 10 * rounding(A.dtype)
@@ -145,7 +150,7 @@ def full_crosses(A: Tensor, limit: int, rtol: float) -> tuple[Tensor, Tensor, fl
         rest[i], rest[:, j] = 0, 0
         left.append(u)
         right.append(v.conj())
-        error = float(torch.linalg.matrix_norm(rest)) / size
+        error = frobenius(rest) / size
     if not left:
         return A.new_zeros(A.shape[0], 0), A.new_zeros(A.shape[1], 0), error
     return torch.stack(left, 1), torch.stack(right, 1).resolve_conj(), error
@@ -167,7 +172,7 @@ class _Crosses:
     def run(self, rtol: float) -> tuple[Tensor, Tensor, float]:
         """U and V of the operator, and the error at fresh random entries relative to A."""
         error, row = self.check()
-        goal = max(rtol, 10 * self.eps)
+        goal = max(rtol / _SAFETY, 10 * self.eps)
         while self.rank < self.limit and bool(self.free.any()):
             size, following = self.step(row)
             # A small or empty step says that this row is done, and a look at others whether all are.
@@ -201,9 +206,11 @@ class _Crosses:
             more = min(self.limit, 2 * k) - k
             self.U, self.V = (torch.cat([W, W.new_zeros(more, W.shape[1])]) for W in (self.U, self.V))
         self.U[k], self.V[k], self.rank = u, rest, k + 1
-        size = float(torch.linalg.vector_norm(u) * torch.linalg.vector_norm(rest))
-        mixed = (self.U[:k].conj() @ u) * (self.V[:k].conj() @ rest)
-        self.square = max(self.square + 2 * float(mixed.real.sum()) + size**2, 0.0)
+        size = frobenius(u) * frobenius(rest)
+        # The row is divided by its pivot, its largest entry, so that no product of two rows overflows.
+        largest = float(pivot.abs())
+        mixed = (self.U[:k].conj() @ u) * (self.V[:k].conj() @ (rest / largest))
+        self.square = max(self.square + 2 * largest * float(mixed.real.sum()) + size**2, 0.0)
         return size, int(torch.where(self.free, u.abs(), -1.0).argmax())
 
     def check(self) -> tuple[float, int]:
@@ -216,8 +223,8 @@ class _Crosses:
         block = _finite(self.entries(rows, columns))
         rest = block - self.U[: self.rank, rows].mT @ self.V[: self.rank, columns]
         scale = math.sqrt(m * n / block.numel())
-        size = max(scale * float(torch.linalg.vector_norm(block)), math.sqrt(self.square))
-        error = scale * float(torch.linalg.vector_norm(rest)) / size if size > 0 else 0.0
+        size = max(scale * frobenius(block), math.sqrt(self.square))
+        error = scale * frobenius(rest) / size if size > 0 else 0.0
         return error, int(rows[int(rest.abs().amax(1).argmax())])
 
 

@@ -92,7 +92,7 @@ def cur(
     (tensor([1]), tensor([[1., 3.],
             [2., 6.]]))
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     check_request(A, rank, None)
     if A.batch_shape:
         raise ValueError(f"cur takes one matrix, A has shape {tuple(A.shape)}")

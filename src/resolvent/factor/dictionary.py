@@ -144,7 +144,7 @@ def dictionary_error(D: Any, D0: Any) -> Any:
 
     Raises
     ------
-    ValueError : shapes that do not fit, entries that are not finite, D is singular.
+    ValueError : shapes that do not fit, entries that are not finite or complex, D or D0 is singular (D0 in a row of P).
 
     Notes
     -----
@@ -160,14 +160,20 @@ def dictionary_error(D: Any, D0: Any) -> Any:
     tensor(0.)
     """
     (left, kind), (right, _) = as_tensor(D, "D"), as_tensor(D0, "D0")
-    if left.ndim != 2 or left.shape[0] != left.shape[1] or left.shape != right.shape:
+    if left.ndim != 2 or left.shape[0] != left.shape[1] or left.shape != right.shape or not len(left):
         raise ValueError(f"D and D0 must have one shape (n, n), got {tuple(left.shape)} and {tuple(right.shape)}")
+    if left.is_complex() or right.is_complex():
+        raise ValueError(f"D and D0 must be real, got {left.dtype} and {right.dtype}")
     check_finite(left, "D")
     check_finite(right, "D0")
     try:
         P = lu.solve(left, right.to(left.dtype))
     except torch.linalg.LinAlgError:
         raise ValueError("D must be invertible; it is singular") from None
+    size = P.detach().abs().amax(1, keepdim=True)
+    if not bool((size > 0).all()):
+        raise ValueError("D0 must be invertible; it is singular")
+    P = P / size
     P = P / torch.linalg.vector_norm(P, dim=1, keepdim=True)
     return give_back(1 - P.pow(4).sum() / len(P), kind)
 

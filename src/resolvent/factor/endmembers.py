@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from resolvent.operators.arrays import as_tensor, check_finite, give_back
+from resolvent.operators.magnitude import unit_of
 from resolvent.random import GeneratorLike, as_generator
 
 
@@ -57,7 +58,8 @@ def spa(Y: Any, n_endmembers: int) -> Endmembers:
     """
     T, kind = _pixels(Y, n_endmembers)
     with torch.no_grad():
-        rest = T.clone()
+        # Squares must stay within the range of the dtype.
+        rest = T / unit_of(T)
         size = float(torch.linalg.vector_norm(rest, dim=0).max())
         chosen: list[int] = []
         for _ in range(n_endmembers):
@@ -88,7 +90,7 @@ def vca(Y: Any, n_endmembers: int, *, generator: GeneratorLike = None) -> Endmem
 
     Raises
     ------
-    ValueError : Y is not a finite matrix, K does not fit.
+    ValueError : Y is not a finite matrix or is zero, K does not fit.
 
     Notes
     -----
@@ -111,6 +113,8 @@ def vca(Y: Any, n_endmembers: int, *, generator: GeneratorLike = None) -> Endmem
         raise ValueError("vca has no gradient: detach Y")
     rng = as_generator(generator, T.device)
     K, N = n_endmembers, T.shape[1]
+    unit = unit_of(T)
+    T = T / unit
     mean = T.mean(1, keepdim=True)
     basis = torch.linalg.eigh(T @ T.mT / N)[1][:, -K:]
     centred = T - mean
@@ -141,7 +145,7 @@ def vca(Y: Any, n_endmembers: int, *, generator: GeneratorLike = None) -> Endmem
         chosen.append(at)
         found = points[:, chosen]
     indices = torch.tensor(chosen, device=T.device)
-    return Endmembers(*give_back((denoised[:, indices].clamp_min(0), indices), kind))
+    return Endmembers(*give_back((denoised[:, indices].clamp_min(0) * unit, indices), kind))
 
 
 def _pixels(Y: Any, K: int) -> tuple[Tensor, Any]:
@@ -151,6 +155,8 @@ def _pixels(Y: Any, K: int) -> tuple[Tensor, Any]:
     if T.dtype in (torch.float16, torch.bfloat16):
         raise TypeError(f"Y has dtype {T.dtype}; convert it to float32")
     check_finite(T, "Y")
+    if not bool(T.any()):
+        raise ValueError("Y is zero: it has no endmembers")
     if isinstance(K, bool) or not isinstance(K, int) or not 1 <= K <= min(T.shape):
         raise ValueError(f"n_endmembers must be an integer between 1 and {min(T.shape)}, got {K!r}")
     return T, kind

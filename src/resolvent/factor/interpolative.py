@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from resolvent.errors import ConvergenceError
-from resolvent.factor.range_finder import adaptive_basis, check_request, random_product, rounding
+from resolvent.factor.range_finder import adaptive_basis, check_request, frobenius, random_product, rounding
 from resolvent.operators import Dense, Operator, as_operator
 from resolvent.operators.arrays import give_back
 from resolvent.operators.gradient import records
@@ -84,7 +84,7 @@ def interpolative(
     tensor([[1., 2., 3.],
             [0., 0., 1.]])
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     if axis not in ("columns", "rows"):
         raise ValueError(f"axis must be 'columns' or 'rows', got {axis!r}")
     if method not in ("auto", "exact", "sketched"):
@@ -183,7 +183,7 @@ def _within(
     A: Operator, order: Tensor, R: Tensor, rtol: float, exact: bool, source: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """The fewest pivots whose error, measured where the pivots came from a sketch, is within rtol."""
-    squares = R.double().abs().square() if not R.is_complex() else R.abs().double().square()
+    squares = R.abs().double().square()
     tails = torch.cat([squares.sum(1).flip(0).cumsum(0).flip(0), squares.new_zeros(1)]).sqrt()
     size = float(tails[0])
     error = 0.0
@@ -194,8 +194,8 @@ def _within(
         if not exact:
             probes = gaussian((A.shape[-1], 16), A.dtype, A.device, source)
             T = _least_squares(A, order[: len(T)])
-            rest = torch.linalg.vector_norm(A._matmul(probes) - columns_of(A, order[: len(T)]) @ (T @ probes))
-            error = 2 * float(rest) / 4 / size if size else 0.0
+            rest = frobenius(A._matmul(probes) - columns_of(A, order[: len(T)]) @ (T @ probes))
+            error = 2 * rest / 4 / size if size else 0.0
         if error <= rtol:
             return order, T
     found = Interpolative(order[: len(T)], T)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from resolvent.errors import ConvergenceError
+from resolvent.factor.randomized import Refusing
 from resolvent.operators.arrays import as_tensor, check_finite, give_back
 
 _SWEEPS = 60
@@ -61,7 +62,7 @@ def jacobi_svd(A: Any) -> JacobiSVD:
     rounding, the longest column first. For A = B D (if square, D B too) with D diagonal, every singular value has a relative error of about
     eps cond(B), however small it is: errors of `torch.linalg.svd` are relative to the largest. About 6 sweeps of
     4 n^3 flops on the host, one matrix after the other; squares of columns below 1e-154 of the largest underflow.
-    The singular values have first-order gradients; U and Vh have none.
+    The singular values have first-order gradients; U and Vh have none, and say so.
 
     References
     ----------
@@ -84,6 +85,8 @@ def jacobi_svd(A: Any) -> JacobiSVD:
         # The value stays: only the derivative of u^H A v is taken.
         moving = ((U.mH @ t) * Vh.conj()).sum(-1).real
         S = S + (moving - moving.detach())
+        why = "jacobi_svd has no gradient of the singular vectors; use torch.linalg.svd"
+        U, Vh = Refusing.apply(U, t, why), Refusing.apply(Vh, t, why)
     return JacobiSVD(*give_back((U, S, Vh), kind))
 
 
@@ -110,7 +113,7 @@ def jacobi_eigh(A: Any) -> JacobiEigh:
     with D diagonal and a unit diagonal of B, every eigenvalue has a relative error of about eps cond(B). Others:
     rotations from both sides until every |a_pq| is below rounding of sqrt(|a_pp a_qq|), with errors relative to the
     norm in general. On the host, about 6 sweeps of 6 n^3 flops. The eigenvalues have first-order gradients; the vectors
-    have none.
+    have none, and say so.
 
     References
     ----------
@@ -127,14 +130,17 @@ def jacobi_eigh(A: Any) -> JacobiEigh:
     if t.shape[-2] != n:
         raise ValueError(f"A must have shape (..., n, n), got {tuple(t.shape)}")
     with torch.no_grad():
-        gap = (t - t.mH).abs().amax() if t.numel() else torch.zeros(())
-        if bool(gap > 1e3 * torch.finfo(t.dtype).eps * t.abs().amax() if t.numel() else False):
-            raise ValueError(f"A must be Hermitian, entries and their mirrors differ by {float(gap):.3g}")
+        # Each matrix of a batch by its own size.
+        gap = (t - t.mH).abs().amax((-2, -1)) if t.numel() else torch.zeros(())
+        size = t.abs().amax((-2, -1)) if t.numel() else gap
+        if bool((gap > 1e3 * torch.finfo(t.dtype).eps * size).any()):
+            raise ValueError(f"A must be Hermitian, entries and their mirrors differ by {float(gap.max()):.3g}")
         parts = [_eigh(one) for one in _each(_host(t))]
         w, V = (_stacked([part[i] for part in parts], t, shape) for i, shape in enumerate(((n,), (n, n))))
     if t.requires_grad and torch.is_grad_enabled():
         moving = (V.conj() * (t @ V)).sum(-2).real
         w = w + (moving - moving.detach())
+        V = Refusing.apply(V, t, "jacobi_eigh has no gradient of the eigenvectors; use torch.linalg.eigh")
     return JacobiEigh(*give_back((w, V), kind))
 
 

@@ -120,6 +120,8 @@ class LiftedSensing:
         """The Rayleigh quotient of the Hessian at the lift of x along the lift of u, for any order."""
         t, _ = self._point(x)
         u = self._point(u)[0]
+        if not bool(u.any()):
+            raise ValueError("u must not be zero: it is a direction")
         u = u / torch.linalg.vector_norm(u)
         p, q, s = (float(u @ G @ u) for G in self.forms(t))
         k = self.order if order is None else order
@@ -128,6 +130,8 @@ class LiftedSensing:
     def project(self, w: Any) -> Any:
         """The x whose lift is the best approximation of a symmetric tensor w that the power method finds."""
         t, kind = self._tensor(w)
+        if not bool(t.any()):
+            raise ValueError("w must not be zero: every direction is as near to it as any other")
         unfolded = t.reshape(self._n, -1)
         u = torch.linalg.svd(unfolded, full_matrices=False)[0][:, 0]
         for _ in range(200):
@@ -141,8 +145,25 @@ class LiftedSensing:
         return give_back((torch.sign(size) * size.abs() ** (1 / self.order) * u).reshape(self._outer_shape()), kind)
 
     def descend(self, x: Any, *, rtol: float = 1e-10, max_steps: int = 5000) -> Any:
-        """Gradient descent from x in the space that is not lifted, until the gradient is small."""
+        """Gradient descent from x in the space that is not lifted, until the gradient has decreased by `rtol`.
+
+        Raises
+        ------
+        ConvergenceError : it has not after `max_steps`; `best` is the last point.
+        """
         t, kind = self._point(x)
+        found, left = self._descended(t.detach(), rtol, max_steps)
+        found = give_back(found.reshape(self._outer_shape()), kind)
+        if left > rtol:
+            raise ConvergenceError(
+                f"descend: the gradient is {left:.2g} of its parts at the start after {max_steps} steps, asked for {rtol:.2g}",
+                best=found,
+                error=left,
+            )
+        return found
+
+    def _descended(self, x: Tensor, rtol: float, max_steps: int) -> tuple[Tensor, float]:
+        """Where descent from x ends, and its gradient relative to that of the parts at x; 0 if no step decreases it."""
 
         def value_and_gradient(x: Tensor) -> tuple[Tensor, Tensor]:
             Ax = self._A @ x
@@ -150,9 +171,10 @@ class LiftedSensing:
             return residual @ residual, 4 * (residual @ Ax)
 
         # The size of the gradient's two parts at x: a start that is nearly a solution has a small gradient.
-        scale = 4 * float(torch.linalg.matrix_norm(self._weighted) * torch.linalg.vector_norm(t))
-        found, _ = _gradient_descent(value_and_gradient, t, rtol * scale, max_steps)
-        return give_back(found.reshape(self._outer_shape()), kind)
+        scale = 4 * float(torch.linalg.matrix_norm(self._weighted) * torch.linalg.vector_norm(x))
+        found, steps = _gradient_descent(value_and_gradient, x, rtol * scale, max_steps)
+        left = float(torch.linalg.vector_norm(value_and_gradient(found)[1])) if steps == max_steps else 0.0
+        return found, left / scale if left else 0.0
 
     def escape(self, x: Any, *, shift: float = 0.1, rtol: float = 1e-4, max_steps: int = 2000) -> Escape:
         """Leave a spurious minimum x: descend from near its lift, project, and descend on from there.
@@ -186,7 +208,8 @@ class LiftedSensing:
             near = (w + sign * v).reshape(-1)
             tolerance = rtol * float(torch.linalg.vector_norm(self._lifted(near)[1]))
             found, steps = _gradient_descent(self._lifted, near, tolerance, max_steps)
-            z = self.descend(self.project(found.reshape(w.shape)))
+            z, _ = self._descended(self.project(found.reshape(w.shape)).reshape(-1), 1e-10, 5000)
+            z = z.reshape(self._outer_shape())
             tried.append((float(self.misfit(z)), steps, z))
         misfit, steps, z = min(tried, key=lambda one: one[0])
         return Escape(give_back(z, kind), misfit, steps, lowest)

@@ -56,9 +56,9 @@ def sinkhorn_projections(
 
     Notes
     -----
-    A sweep costs 2 N polar factors of N x N matrices. It converges linearly for N <= 5; for N >= 6 most solutions are such
-    that rows and columns meet tangentially there, the defect falls like a power of the number of sweeps only, and 1e-3 is
-    what a thousand reach. A step of the polish solves a dense least-squares problem of 2 N^3 real unknowns, and ends
+    A sweep costs 2 N polar factors of N x N matrices. It converges linearly for N <= 5, and for N = 6 from most starts; for
+    N >= 7 the defect falls like a power of the number of sweeps at best, and 5e-3 to 2e-2 are what a thousand reach.
+    A step of the polish solves a dense least-squares problem of 2 N^3 real unknowns, and ends
     quadratically. Where it finds a local minimum instead, sweeps go on from there,
     and at last from a fresh start. There is no gradient.
 

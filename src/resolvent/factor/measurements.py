@@ -19,7 +19,7 @@ class SignRip(NamedTuple):
 
     Attributes
     ----------
-    delta : the largest deviation, relative to `scale`
+    delta : the largest deviation, relative to `scale`; infinite where `scale` is not positive
     scale : the mean of ``<D(X), X / ||X||_F>``; sqrt(2 / pi) for Gaussian measurements without noise
     """
 
@@ -104,11 +104,11 @@ def rank_one_measurements(a: Any, b: Any = None) -> Operator:
     n1, n2 = a.shape[1], b.shape[1]
 
     def forward(x: Tensor) -> Tensor:
-        inner = torch.einsum("mi,ijc->mjc", a, x.reshape(n1, n2, -1))
+        inner = torch.einsum("mi,ijc->mjc", a, torch.as_tensor(x).reshape(n1, n2, -1))
         return torch.einsum("mjc,mj->mc", inner, b)
 
     def adjoint(y: Tensor) -> Tensor:
-        return torch.einsum("mi,mc,mj->ijc", a, y, b).reshape(n1 * n2, -1)
+        return torch.einsum("mi,mc,mj->ijc", a, torch.as_tensor(y), b).reshape(n1 * n2, -1)
 
     return MatrixFree((len(a), n1 * n2), forward, adjoint, dtype=a.dtype, device=a.device, kind=kind)
 
@@ -180,7 +180,7 @@ def sign_rip(
 
     Raises
     ------
-    ValueError : sizes that do not match.
+    ValueError : sizes that do not match, `trials` below 1, or noise that is not finite.
 
     Notes
     -----
@@ -202,10 +202,13 @@ def sign_rip(
     m, (n1, n2) = A.shape[0], shape
     if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= min(shape):
         raise ValueError(f"rank must be an int from 1 to {min(shape)}, got {rank!r}")
+    if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
+        raise ValueError(f"trials must be a positive int, got {trials!r}")
     source = as_generator(generator, A.device)
     s = torch.zeros(m, dtype=A.dtype, device=A.device) if noise is None else as_tensor(noise, "noise")[0].to(A.device)
     if tuple(s.shape) != (m,):
         raise ValueError(f"noise must have shape ({m},), got {tuple(s.shape)}")
+    check_finite(s, "noise")
     X = gaussian((trials, n1, rank), A.dtype, A.device, source) @ gaussian(
         (trials, rank, n2), A.dtype, A.device, source
     )
@@ -215,7 +218,7 @@ def sign_rip(
     scale = (D * X).sum((-2, -1)).mean()
     far = torch.linalg.svdvals(D - scale * X)[:, :rank]
     delta = torch.linalg.vector_norm(far, dim=1).max() / scale
-    return SignRip(float(delta), float(scale))
+    return SignRip(float(delta) if bool(scale > 0) else float("inf"), float(scale))
 
 
 def check_sizes(m: int, shape: Any) -> Shape:
@@ -230,7 +233,7 @@ def check_sizes(m: int, shape: Any) -> Shape:
 def check_measure(measure: Any, shape: Any, name: str = "measure") -> Operator:
     """Measurements of matrices of this shape."""
     n1, n2 = check_sizes(1, shape)
-    A = as_operator(measure)
+    A = as_operator(measure, name="measure")
     if A.ndim != 2 or A.shape[1] != n1 * n2:
         raise ValueError(f"{name} must have shape (m, {n1 * n2}) for matrices of shape {shape}, got {tuple(A.shape)}")
     if A.is_complex:

@@ -108,13 +108,13 @@ class MetaFactorization:
 
     def _candidate(self, F: Any, Y: Any) -> tuple[Tensor, Tensor]:
         old = _tensors(self)[0]
-        candidate = as_tensor(F, "F")[0].to(old)
+        candidate = _cast(as_tensor(F, "F")[0], old, "F")
         if candidate.ndim != 2 or candidate.shape[0] != old.shape[0]:
             raise ValueError(f"F must have shape ({old.shape[0]}, c), got {tuple(candidate.shape)}")
         check_finite(candidate, "F")
         if Y is None:
             return candidate, torch.linalg.pinv(candidate).mH
-        inverse = as_tensor(Y, "Y")[0].to(old)
+        inverse = _cast(as_tensor(Y, "Y")[0], old, "Y")
         if inverse.shape != candidate.shape:
             raise ValueError(f"Y must have the shape of F, {tuple(candidate.shape)}, got {tuple(inverse.shape)}")
         _check_inverse(candidate, inverse, "Y", "F")
@@ -148,7 +148,7 @@ def meta_factor(
     preset : "svd"; "qr" with column pivoting, F = Q and H^H = R; "utv" with F and H from pivoted QR of A and of A^H;
         "cur" from pivoted columns and rows; "nystrom" with F = A Omega and H = A^H Psi; "lu" with complete pivoting;
         "cholesky" with diagonal pivoting (A Hermitian positive semidefinite); "pinv", whose product is the
-        pseudoinverse, from column_row(A) = C R with F = R^H and H = C
+        pseudoinverse, from column_row(A) = C R with F = R^H and H = C over its largest entry
     core : for "utv", "one-sided" takes the left singular vectors of A H for F, then the rows that they meet, with a lower
         triangular core; the others keep the two bases and make the core between them diagonal ("svd"), upper ("qr") or
         lower ("lu") triangular, with a larger error at a low rank
@@ -163,6 +163,7 @@ def meta_factor(
     Raises
     ------
     ValueError : sizes that do not match, NaN, or a B (or D) for which no Y (X) exists: rank(B^H F) < rank(F)
+    TypeError : F, H, B, D or W is complex and A is not
 
     Notes
     -----
@@ -201,7 +202,7 @@ def meta_factor(
         if rank is not None:
             raise ValueError("rank is for a preset; F and H have their own")
         (left, right), _ = common_tensors(F=F, H=H)
-        chosen = Factors(left.to(t), right.to(t), _like(B, left, "B", t), _like(D, right, "D", t))
+        chosen = Factors(_cast(left, t, "F"), _cast(right, t, "H"), _like(B, left, "B", t), _like(D, right, "D", t))
         for name, factor, side in (("F", chosen.F, 0), ("H", chosen.H, 1)):
             if factor.ndim != 2 or factor.shape[0] != t.shape[side] or 0 in factor.shape:
                 raise ValueError(f"{name} must have shape ({t.shape[side]}, k), got {tuple(factor.shape)}")
@@ -209,7 +210,7 @@ def meta_factor(
     X = one_sided_inverse(chosen.H, chosen.D, cut, ("H", "D"))
     G = Y.mH @ t @ X if chosen.G is None else chosen.G
     if W is not None:
-        mask = as_tensor(W, "W")[0].to(t)
+        mask = _cast(as_tensor(W, "W")[0], t, "W")
         if mask.shape != G.shape:
             raise ValueError(f"W must have shape {tuple(G.shape)}, got {tuple(mask.shape)}")
         G = G + mask - Y.mH @ chosen.F @ mask @ (chosen.H.mH @ X)
@@ -248,11 +249,17 @@ def _check_inverse(F: Tensor, Y: Tensor, given: str, of: str) -> None:
 def _like(given: Any, factor: Tensor, name: str, t: Tensor) -> Tensor | None:
     if given is None:
         return None
-    found = as_tensor(given, name)[0].to(t)
+    found = _cast(as_tensor(given, name)[0], t, name)
     check_finite(found, name)
     if found.ndim != 2 or found.shape[0] != factor.shape[0] or found.shape[1] < 1:
         raise ValueError(f"{name} must have shape ({factor.shape[0]}, k), got {tuple(found.shape)}")
     return found
+
+
+def _cast(given: Tensor, like: Tensor, name: str) -> Tensor:
+    if given.is_complex() and not like.is_complex():
+        raise TypeError(f"{name} is complex and the matrix is {like.dtype}; convert the matrix first")
+    return given.to(like)
 
 
 def _tensors(found: MetaFactorization) -> tuple[Tensor, ...]:

@@ -107,17 +107,20 @@ def _nystrom(A: Tensor, rank: int | None, cut: float, core: str, source: torch.G
 
 
 def _pinv(A: Tensor, rank: int | None, cut: float, core: str, source: torch.Generator) -> Factors:
-    """F = R^H, H = C of the elimination A = C R, and (C^H A R^H)^-1 between: what they make is A^+."""
+    """F = R^H, H = C / c of the elimination A = C R, and (H^H A R^H)^-1 between: what they make is A^+."""
     from resolvent.factor.pseudoinverse import column_row
 
     if rank is not None:
         raise ValueError("preset 'pinv' takes no rank: a truncated factor would not give the pseudoinverse")
     C, R, _ = column_row(A, rtol=10 * cut)
-    # (C^H A R^H)^-1 = (R R^H)^-1 (C^H C)^-1 by triangles, so that no Gram matrix squares the condition.
+    # (H^H A R^H)^-1 = (R R^H)^-1 (H^H H)^-1 / c by triangles, so that no Gram matrix squares the condition; with the
+    # largest entry c of C taken off, the core has the scale of A^-1 and not its square.
+    c = C.detach().abs().max() if C.numel() else C.new_ones(())
+    C = C / c
     Tc, Tr = torch.linalg.qr(C).R, torch.linalg.qr(R.mH).R
     one = torch.eye(len(Tc), dtype=A.dtype, device=A.device)
     inner, outer = (torch.linalg.solve_triangular(T, one, upper=True) for T in (Tc, Tr))
-    return Factors(R.mH, C, G=outer @ (outer.mH @ inner) @ inner.mH)
+    return Factors(R.mH, C, G=outer @ (outer.mH @ inner) @ inner.mH / c)
 
 
 def _lu(A: Tensor, rank: int | None, cut: float, core: str, source: torch.Generator) -> Factors:

@@ -21,6 +21,7 @@ from resolvent.info import Info
 from resolvent.operators import Dense, Operator, Sparse, as_operator
 from resolvent.operators.arrays import as_tensor, check_finite, give_back
 from resolvent.operators.gradient import records
+from resolvent.operators.magnitude import power_of_two
 from resolvent.operators.threads import one_thread
 from resolvent.random import GeneratorLike, as_generator
 
@@ -101,7 +102,11 @@ def nmf(
     operator = _checked(A, rank, method, rtol, max_iter)
     m, n = operator.shape
     with torch.no_grad(), one_thread(m * n * rank <= _SMALL):
-        W, Ht = _start(operator, rank, init, method, generator)
+        # Squares of gradients, of the third degree in the root of A, must stay within the range of the dtype.
+        ones = torch.ones(n, 1, dtype=operator.dtype, device=operator.device)
+        root = power_of_two(math.sqrt(float(operator._matmul(ones).max().clamp_min(0))))
+        operator = operator / root**2
+        W, Ht = _start(operator, rank, init, method, root, generator)
         step = _coordinates if method == "hals" else _multiplicative
         first, reached, count = 0.0, math.inf, 0
         for count in range(1, max_iter + 1):
@@ -119,6 +124,7 @@ def nmf(
                 break
             step(Ht, C, G, _sweeps(m, rank))
         _balance(W, Ht)
+        W, Ht = W * root, Ht * root
     error = reached / first if first else 0.0
     info = Info(f"nmf, {method}", matvecs=2 * count * rank, iterations=count, error=error, converged=error <= rtol)
     found = NMF(*give_back((W, Ht.mT.contiguous()), operator.kind))
@@ -134,7 +140,7 @@ def nmf(
 
 
 def _checked(A: Any, rank: int, method: str, rtol: float, max_iter: int) -> Operator:
-    operator = as_operator(A)
+    operator = as_operator(A, name="A")
     m, n = operator.shape[-2:]
     if operator.batch_shape or operator.is_complex:
         raise ValueError(f"A must be one real matrix, got shape {(*operator.batch_shape, m, n)} of {operator.dtype}")
@@ -158,12 +164,15 @@ def _checked(A: Any, rank: int, method: str, rtol: float, max_iter: int) -> Oper
     return operator
 
 
-def _start(operator: Operator, rank: int, init: Any, method: str, generator: GeneratorLike) -> tuple[Tensor, Tensor]:
+def _start(
+    operator: Operator, rank: int, init: Any, method: str, root: float, generator: GeneratorLike
+) -> tuple[Tensor, Tensor]:
     """W and the transpose of H, scaled so that the size of W H is that of A."""
     (m, n), like = operator.shape, {"dtype": operator.dtype, "device": operator.device}
     rng = as_generator(generator, operator.device)
-    if isinstance(init, tuple):
-        return _given(init, m, n, rank, like)
+    if isinstance(init, tuple | list):
+        W, Ht = _given(init, m, n, rank, like)
+        return W / root, Ht / root
     if init not in ("svd", "random"):
         raise ValueError(f'init must be "svd", "random" or a pair (W, H), got {init!r}')
     W = torch.rand(m, rank, generator=rng, **like)
@@ -196,7 +205,7 @@ def _start(operator: Operator, rank: int, init: Any, method: str, generator: Gen
     return W * scale, Ht * scale
 
 
-def _given(init: tuple[Any, ...], m: int, n: int, rank: int, like: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _given(init: tuple[Any, ...] | list[Any], m: int, n: int, rank: int, like: dict[str, Any]) -> tuple[Tensor, Tensor]:
     if len(init) != 2:
         raise ValueError(f"init must be a pair (W, H), got {len(init)} parts")
     W, H = (as_tensor(part, f"init[{i}]")[0].detach().to(**like).clone() for i, part in enumerate(init))

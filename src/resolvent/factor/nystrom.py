@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from resolvent.errors import ConvergenceError
-from resolvent.factor.range_finder import check_request, orthonormal, random_product, rounding
+from resolvent.factor.range_finder import check_request, frobenius, orthonormal, random_product, rounding
 from resolvent.info import Info
 from resolvent.operators import LowRank, Operator, as_operator
 from resolvent.random import GeneratorLike, as_generator, gaussian
@@ -77,7 +77,7 @@ def nystrom(
     >>> nystrom(A, 2, generator=0).s.round(decimals=4)
     tensor([4., 1.])
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     A.check_hermitian("A")
     check_request(A, rank, rtol, 0, max_rank)
     if A.batch_shape:
@@ -123,7 +123,7 @@ def _from_products(A: Operator, columns: int, kind: str, source: torch.Generator
 
 def _shifted(Y: Tensor, omega: Tensor) -> tuple[Tensor, Tensor]:
     """U and w from Y = A omega, omega with orthonormal columns."""
-    size = float(torch.linalg.matrix_norm(Y.detach()))
+    size = frobenius(Y)
     if not math.isfinite(size):
         raise ValueError("A contains NaN or infinity, or its product overflows")
     shift = math.sqrt(Y.shape[0]) * rounding(Y.dtype) * size
@@ -317,7 +317,7 @@ def generalized_nystrom(
             [2., 2.],
             [0., 0.]])
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     check_request(A, rank, None)
     m = A.shape[-2]
     extra = max(2, rank // 2) if oversample is None else oversample

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from resolvent.errors import ConvergenceError
+from resolvent.factor.range_finder import levelled
 from resolvent.info import Info
 from resolvent.operators.arrays import as_tensor, check_finite, give_back_array
 from resolvent.random import GeneratorLike, as_generator, gaussian
@@ -70,7 +71,8 @@ def power_pca(
     _check_matrix(A)
     if isinstance(n_iter, bool) or not isinstance(n_iter, int) or n_iter < 1:
         raise ValueError(f"n_iter must be an int >= 1, got {n_iter!r}")
-    A = A.detach()
+    # A scale changes no direction; without it a square may leave the range of the dtype.
+    A = levelled(A.detach())
     n = A.shape[-1]
     w = _start(A) if w0 is None else _given(w0, A)
     project = _projection(projector, A)

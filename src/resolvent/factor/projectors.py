@@ -96,14 +96,14 @@ def solve_with(
 
     Raises
     ------
-    ValueError : sizes that do not match, NaN
+    ValueError : sizes that do not match, NaN, a gradient wanted of a factorisation
 
     Notes
     -----
     A X = B has a solution if and only if P_col B = B, and then X G^+ Y^H B is one for any one-sided inverses Y and X. Here
     they are the orthonormal ones, from QR factorisations of F and H and an SVD of what is between: the part of that
     solution in the null space, and of B outside of the range, is then zero. (m + n) k^2 operations, A is never formed.
-    Gradients flow through B.
+    Gradients flow through B; a factorisation that wants one is refused.
 
     References
     ----------
@@ -118,10 +118,14 @@ def solve_with(
     >>> solve_with(A, torch.tensor([2.0, 0.0])).consistent
     False
     """
-    U, t, V = _compact(_as_factors(factors))
+    U, t, V = _compact(_as_factors(factors), "factors")
     b, kind = as_tensor(B, "B")
     check_finite(b, "B")
-    b = b.to(U)
+    other = _compact(_as_factors(right), "right") if right is not None else None
+    dtype = torch.promote_types(U.dtype, b.dtype)
+    if other is not None:
+        dtype = torch.promote_types(dtype, other[0].dtype)
+    b, U, V = b.to(dtype=dtype, device=U.device), U.to(dtype), V.to(dtype)
     single = b.ndim == 1
     b = b[:, None] if single else b
     if b.ndim != 2 or b.shape[0] != U.shape[0]:
@@ -130,8 +134,8 @@ def solve_with(
         raise ValueError("B must have shape (m, p) for an equation with two sides")
     inside = U @ (U.mH @ b)
     solution = V @ ((U.mH @ b) / t[:, None])
-    if right is not None:
-        left, w, back = _compact(_as_factors(right))
+    if other is not None:
+        left, w, back = other
         if b.shape[1] != back.shape[0]:
             raise ValueError(f"B must have as many columns as the right factor, {back.shape[0]}, got {b.shape[1]}")
         back = back.to(U)
@@ -149,9 +153,12 @@ def _as_factors(A: Any) -> MetaFactorization:
     return A if isinstance(A, MetaFactorization) else meta_factor(A, preset="svd")
 
 
-def _compact(factors: MetaFactorization) -> tuple[Tensor, Tensor, Tensor]:
+def _compact(factors: MetaFactorization, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """U, t, V of the compact SVD of F G H^H, from small matrices."""
-    F, G, H = (as_tensor(getattr(factors, name), name)[0].detach() for name in ("F", "G", "H"))
+    F, G, H = (as_tensor(getattr(factors, part), part)[0] for part in ("F", "G", "H"))
+    if torch.is_grad_enabled() and any(part.requires_grad for part in (F, G, H)):
+        raise ValueError(f"solve_with has gradients by B only: detach {name}")
+    F, G, H = F.detach(), G.detach(), H.detach()
     cut = 10 * max(F.shape[0], H.shape[0]) * rounding(F.dtype)
     Q, T = torch.linalg.qr(F)
     P, S = torch.linalg.qr(H)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from resolvent.errors import ConvergenceError
-from resolvent.factor.range_finder import check_request, random_product, rounding
+from resolvent.factor.range_finder import check_request, frobenius, levelled, random_product, rounding
 from resolvent.info import Info
 from resolvent.operators import LowRank, Operator, as_operator
 from resolvent.operators.arrays import as_tensor, check_finite, give_back, give_back_array
+from resolvent.operators.gradient import records
 from resolvent.operators.parts import common_tensors
 from resolvent.random import GeneratorLike, as_generator, gaussian
 
@@ -63,7 +64,7 @@ def pinv(
     probability one: a singular value of zero among s of each tells that it is so. As (P^H A Q)(A Q)^+ is P^H times the
     projector on the range of A Q, only P^H A is inverted here, and no error is divided by a singular value twice. With
     a `rank` below that of A it is the pseudoinverse of a matrix near the best approximation. Gradients: "exact" has
-    those of torch; "randomized" has none.
+    those of torch; "randomized" has none, and refuses an A that wants one.
 
     References
     ----------
@@ -85,11 +86,13 @@ def pinv(
     if method == "exact":
         if rank is not None:
             raise ValueError("rank is for method 'randomized'; 'exact' takes rtol")
-        op = as_operator(A)
+        op = as_operator(A, name="A")
         found = torch.linalg.pinv(op._dense(), rtol=rtol)
         exact = give_back_array(found, op.kind)
         return (exact, Info("svd", matvecs=min(op.shape[-2:]))) if return_info else exact
-    op = as_operator(A)
+    op = as_operator(A, name="A")
+    if records(op):
+        raise ValueError("method 'randomized' has no gradient: detach A, or take 'exact'")
     if op.batch_shape:
         raise ValueError(f"method 'randomized' takes one matrix, A has shape {tuple(op.shape)}")
     if rank is not None:
@@ -128,8 +131,8 @@ def _randomized(
     probes = gaussian((A.shape[1], _PROBES), A.dtype, A.device, source)
     seen = A._matmul(probes)
     rest = seen - A._matmul(inverse._matmul(seen))
-    size = float(torch.linalg.vector_norm(seen))
-    error = float(torch.linalg.vector_norm(rest)) / size if size > 0 else 0.0
+    size = frobenius(seen)
+    error = frobenius(rest) / size if size > 0 else 0.0
     # What is dropped as zero, and rounding errors, remain; a lost direction would be far larger.
     limit = max(cut, rounding(A.dtype)) * 10 * math.sqrt(side)
     # With a rank that is below that of A the error is the truncation that was asked for.
@@ -293,7 +296,7 @@ def column_row(A: Any, *, rtol: float | None = None) -> ColumnRow:
         raise ValueError(f"A must have shape (m, n), both at least 1, got {tuple(t.shape)}")
     check_finite(t, "A")
     cut = 10 * max(t.shape) * rounding(t.dtype) if rtol is None else rtol
-    columns = _first_independent(t.detach(), cut)
+    columns = _first_independent(levelled(t.detach()), cut)
     C = t[:, columns]
     Q, T = torch.linalg.qr(C)
     R = torch.linalg.solve_triangular(T, Q.mH @ t, upper=True)

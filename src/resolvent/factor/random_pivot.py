@@ -110,6 +110,9 @@ def random_pivot_factor(
         raise ValueError(f"tol must be positive, got {tol}")
     source = as_generator(generator)
     host = t.detach().resolve_conj().resolve_neg().cpu().numpy()
+    # A power of two changes no digit, and keeps squares in the range of the dtype.
+    scale = 2.0 ** np.round(np.log2(max(float(np.abs(host).max()), float(np.finfo(host.dtype).tiny))))
+    host = (host / scale).astype(host.dtype)
     both = sided == "two"
     X = np.array(host if both else host.T, order="C")
     T = np.eye(n, dtype=X.dtype)
@@ -130,7 +133,7 @@ def random_pivot_factor(
     Q = X if both else X.T
     change = T.conj() @ host @ T.T - X if both else host @ T.T - X.T
     error = float(np.linalg.norm(change) / np.linalg.norm(host))
-    parts = (torch.from_numpy(np.ascontiguousarray(part)).to(t.device) for part in (Q, T.T))
+    parts = (torch.from_numpy(np.ascontiguousarray(part)).to(t.device) for part in (Q * X.dtype.type(scale), T.T))
     wide = [torch.tensor(at), torch.tensor(gammas, dtype=torch.float64)]
     found_Q, found_T = give_back(tuple(parts), kind)
     looks, potentials = give_back(tuple(wide), kind)

@@ -82,7 +82,7 @@ def randomized_svd(
     >>> s.round(decimals=4)
     tensor([5., 3.])
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     check_request(A, rank, rtol, 0 if power is None else power, max_rank)
     if method not in ("krylov", "power", "single_pass"):
         raise ValueError(f"method must be 'krylov', 'power' or 'single_pass', got {method!r}")
@@ -159,16 +159,18 @@ def _with_gradient(A: Operator, U: Tensor, s: Tensor, Vh: Tensor) -> tuple[Tenso
     V = Vh.mH
     product = A._matmul(V)
     values = first_order(s, bilinear(U, product).real)
-    return _Refusing.apply(U, product), values, _Refusing.apply(Vh, product)
+    why = "randomized_svd has no gradient of the singular vectors; use spectra.svds"
+    return Refusing.apply(U, product, why), values, Refusing.apply(Vh, product, why)
 
 
-class _Refusing(torch.autograd.Function):
-    """Singular vectors that depend on A in a way that the products at hand do not tell."""
+class Refusing(torch.autograd.Function):
+    """Vectors that depend on A in a way that is not known: a gradient of them is an error, not a zero."""
 
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, product: Tensor) -> Tensor:
+    def forward(ctx: Any, vectors: Tensor, source: Tensor, why: str) -> Tensor:
+        ctx.why = why
         return vectors.clone()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
-        raise RuntimeError("randomized_svd has no gradient of the singular vectors; use spectra.svds")
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None]:
+        raise RuntimeError(ctx.why)

@@ -100,7 +100,7 @@ def range_finder(
     tensor([[0.6000],
             [0.8000]])
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     check_request(A, rank, rtol, power, max_rank)
     if method not in ("power", "krylov"):
         raise ValueError(f"method must be 'power' or 'krylov', got {method!r}")
@@ -150,6 +150,8 @@ def orthonormal(Y: Tensor) -> Tensor:
     Two Cholesky factorisations of Gram matrices, which are products, where Y is conditioned well enough for them to be
     as accurate as Householder's QR; that otherwise.
     """
+    # The Gram matrix has squares: of entries near one they stay in the range of the dtype.
+    Y = levelled(Y)
     tall = Y.shape[-2] >= 4 * Y.shape[-1] and Y.shape[-1] > 1
     Q = _by_cholesky(Y) if tall else None
     return torch.linalg.qr(Y).Q if Q is None else Q
@@ -210,7 +212,7 @@ def fixed_basis(A: Operator, columns: int, power: int, method: Method, kind: str
             if width <= 0:
                 break
             coordinates.append(A.H._matmul(blocks[-1]))
-            Y = A._matmul(coordinates[-1])
+            Y = A._matmul(levelled(coordinates[-1]))
             matvecs += 2 * columns
             blocks.append(_new_columns(Y, torch.cat(blocks, -1), width))
         coordinates.append(A.H._matmul(blocks[-1]))
@@ -220,6 +222,7 @@ def fixed_basis(A: Operator, columns: int, power: int, method: Method, kind: str
 
 def _new_columns(Y: Tensor, basis: Tensor, width: int) -> Tensor:
     """`width` orthonormal columns orthogonal to the basis that hold what is new in Y."""
+    Y = levelled(Y)
     Y = Y / torch.linalg.vector_norm(Y, dim=-2, keepdim=True).clamp_min(torch.finfo(Y.real.dtype).tiny)
     for _ in range(2):
         Y = Y - basis @ (basis.mH @ Y)
@@ -254,14 +257,14 @@ def adaptive_basis(
             width = max(_BLOCK, Q.shape[-1] // _GROWTH)
             Y, _ = random_product(A, width, kind, source)
             matvecs, probes, steps = matvecs + width, probes + width, steps + 1
-            squares += float(torch.linalg.vector_norm(_finite(Y))) ** 2
+            squares += frobenius(_finite(Y)) ** 2
             size = math.sqrt(squares / probes) if known is None else known
             for _ in range(2):
                 Y = Y - Q @ (Q.mH @ Y)
-            error = _SAFETY * float(torch.linalg.vector_norm(Y)) / math.sqrt(width)
+            error = _SAFETY * frobenius(Y) / math.sqrt(width)
             if known is not None:
                 # What is left of the norm is exact but for the rounding errors of the difference.
-                left = max(known**2 - float(torch.linalg.vector_norm(B)) ** 2, 0.0)
+                left = max(known**2 - frobenius(B) ** 2, 0.0)
                 error = min(error, math.sqrt(left + 100 * rounding(A.dtype) * known**2))
             width = min(width, limit - Q.shape[-1])
             if error <= rtol * size or width == 0:
@@ -276,6 +279,19 @@ def adaptive_basis(
             Y = _new_columns(Y, Q, width) if steps > 1 else Y
             Q, B = torch.cat([Q, Y], -1), torch.cat([B, A.H._matmul(Y)], -1)
             matvecs += width
+
+
+def frobenius(t: Tensor) -> float:
+    """The root of the sum of all squares, in double precision: squares of single numbers overflow beyond 1e19."""
+    return float(torch.linalg.vector_norm(t.detach(), dtype=torch.complex128 if t.is_complex() else torch.float64))
+
+
+def levelled(Y: Tensor) -> Tensor:
+    """Matrices (..., m, n) divided by the size of their largest entry; zeros stay."""
+    if not Y.numel():
+        return Y
+    largest = Y.detach().abs().amax((-2, -1), keepdim=True)
+    return Y / torch.where(largest > 0, largest, 1)
 
 
 def rounding(dtype: torch.dtype) -> float:

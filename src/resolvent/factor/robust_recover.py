@@ -64,7 +64,8 @@ def robust_recover(
 
     Raises
     ------
-    ValueError : sizes that do not match, an argument out of range, or a gradient is wanted: there is none.
+    ValueError : sizes that do not match, an argument out of range, a `y` whose median is zero where the steps follow
+        it, or a gradient is wanted: there is none.
     ConvergenceError : the steps are still larger than `rtol` after `max_steps`; `best` is the last `LowRank`.
 
     Notes
@@ -102,6 +103,8 @@ def robust_recover(
             else _given(start, shape, search_rank, A, symmetric)
         )
         first = found.size_of(target, step)
+        if step == "median" and not bool(first > 0):
+            raise ValueError("y must have fewer zeros than half for step='median'; take step='polyak' or 'geometric'")
         t, error = 0, math.inf
         for t in range(max_steps):
             residual = found.residual(factors)
@@ -138,7 +141,9 @@ class _Search:
     def small_start(self, rank: int, scale: float) -> tuple[Tensor, Tensor]:
         D = self.mean_of(torch.sign(self.y))
         # In the units of X, so that a multiple of y gives a multiple of X.
-        unit = scale * self.y.abs().median().sqrt()
+        sizes = self.y.abs()
+        middle = sizes.median()
+        unit = scale * torch.where(middle > 0, middle, sizes.mean()).sqrt()
         if self.symmetric:
             w, Q = torch.linalg.eigh(D)
             B = Q.flip(-1)[:, :rank] * w.flip(-1)[:rank].clamp(min=0).sqrt()

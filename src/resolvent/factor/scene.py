@@ -129,8 +129,9 @@ def synthetic_scene(
     (torch.Size([100, 256]), True, True)
     """
     K = n_endmembers
-    if size < 1 or block < 1 or size % block:
-        raise ValueError(f"size must be a positive multiple of block, got {size} and {block}")
+    whole = all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in (size, block))
+    if not whole or size % block:
+        raise ValueError(f"size must be a positive multiple of block, both ints, got {size!r} and {block!r}")
     if isinstance(K, bool) or not isinstance(K, int) or K < 2:
         raise ValueError(f"n_endmembers must be an integer of at least 2, got {K!r}")
     if not 1 / K < purity <= 1:
@@ -140,6 +141,7 @@ def synthetic_scene(
     if M.ndim != 2 or M.shape[1] < K:
         raise ValueError(f"library must have at least {K} columns, got shape {tuple(M.shape)}")
     M = M[:, :K]
+    check_finite(M, "library")
     blocks = torch.randint(K, (size // block, size // block), generator=rng)
     pure = torch.nn.functional.one_hot(blocks, K).permute(2, 0, 1).double()
     A = _mixed(pure.repeat_interleave(block, 1).repeat_interleave(block, 2), block + 1)
@@ -152,6 +154,8 @@ def synthetic_scene(
         raise ValueError(
             f"snr must be one number or one for each of {len(M)} channels, got shape {tuple(decibel.shape)}"
         )
+    if bool((decibel.isnan() | (decibel == -torch.inf)).any()):
+        raise ValueError(f"snr must be numbers of decibel, infinity for no noise, got {snr}")
     power = Y.square().mean(1) if decibel.ndim else Y.square().mean()
     level = (power * 10 ** (-decibel / 10)).sqrt()
     noise = torch.randn(Y.shape, dtype=torch.float64, generator=rng) * (level[:, None] if decibel.ndim else level)

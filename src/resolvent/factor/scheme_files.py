@@ -13,6 +13,7 @@ from resolvent.factor.bilinear import BilinearScheme, _general
 # A file is not trusted: no scheme of sizes up to 16 comes near these.
 _LARGEST_FILE = 64 * 2**20
 _LARGEST_SIZE = 4096
+_LARGEST_TENSOR = 2**26
 
 
 def load_scheme(path: str | Path, *, ring: str = "ZT") -> BilinearScheme:
@@ -108,6 +109,8 @@ def save_scheme(scheme: BilinearScheme, path: str | Path) -> None:
 def _checked(sizes: Any, file: Path) -> tuple[int, int, int]:
     if not isinstance(sizes, list) or len(sizes) != 3 or not all(type(n) is int and 1 <= n <= 64 for n in sizes):
         raise ValueError(f"{file}: the sizes of a scheme must be three ints from 1 to 64, got {str(sizes)[:80]}")
+    if (sizes[0] * sizes[1] * sizes[2]) ** 2 > _LARGEST_TENSOR:
+        raise ValueError(f"{file}: the tensor of the format {tuple(sizes)} has more than {_LARGEST_TENSOR} entries")
     return sizes[0], sizes[1], sizes[2]
 
 

@@ -16,6 +16,7 @@ from resolvent.info import Info
 from resolvent.operators import LowRank, Operator
 from resolvent.operators.arrays import as_tensor
 from resolvent.operators.gradient import records
+from resolvent.operators.magnitude import power_of_two
 from resolvent.random import GeneratorLike, as_generator, gaussian
 
 # Steps between two looks at the loss.
@@ -136,6 +137,9 @@ def sense(
     rtol = _checked(A, shape, search_rank, param, options, rebalance, beta, rtol, max_steps)
     with torch.no_grad():
         A = A.detach()
+        # Squares of the measurements must stay within the range of their dtype; the factors carry the root.
+        root = power_of_two(math.sqrt(float(target.abs().max())))
+        target = target / root**2
         size = torch.linalg.matrix_norm(A.H._matmul(target[:, None]).reshape(shape), 2)
         source = as_generator(generator, A.device)
         F = gaussian((shape[0], search_rank), A.dtype, A.device, source) * (init_scale * (size / shape[0]).sqrt())
@@ -145,14 +149,15 @@ def sense(
             G = G * (imbalance * init_scale * (size / shape[1]).sqrt())
         descent = _Descent(A, target, symmetric, step_size / size)
         at = None if symmetric else rebalance
-        F, G = descent.run(F, G, rtol, max_steps, at, size.sqrt() if beta is None else beta, return_info)
+        F, G = descent.run(F, G, rtol, max_steps, at, size.sqrt() if beta is None else beta / root, return_info)
     if not math.isfinite(descent.error):
         raise ConvergenceError(
             f"sense: the steps grew without bound; step_size={step_size} is too large, or measure is not isotropic"
         )
+    F, G = F * root, G * root
     result = LowRank(F) if symmetric else LowRank(F, V=G)
     result.kind = A.kind
-    info = descent.info(f"gradient descent, {param}", rtol)
+    info = descent.info(f"gradient descent, {param}", rtol, root)
     if not info.converged:
         message = f"sense: misfit {info.error:.2g} after {info.iterations} steps, asked for {rtol:.2g}"
         raise ConvergenceError(message, best=result, error=info.error, info=info)
@@ -203,15 +208,15 @@ class _Descent:
         self.looks.append(t)
         self.noted.append((torch.linalg.matrix_norm(F.mT @ F - G.mT @ G), torch.linalg.svdvals(F)))
 
-    def info(self, method: str, rtol: float) -> SensingInfo:
+    def info(self, method: str, rtol: float, root: float) -> SensingInfo:
         below = (self.loss <= rtol * rtol).nonzero()
         steps = int(below[0]) if len(below) else len(self.loss) - 1
         met = self.error <= rtol
         many = {}
         if self.noted:
             many = {
-                "imbalance": torch.stack([a for a, _ in self.noted]),
-                "values": torch.stack([b for _, b in self.noted]),
+                "imbalance": torch.stack([a for a, _ in self.noted]) * root**2,
+                "values": torch.stack([b for _, b in self.noted]) * root,
             }
         return SensingInfo(
             method, 2 * (len(self.loss) - 1), steps, self.error, met, self.loss, self.looks,

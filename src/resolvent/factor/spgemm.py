@@ -97,7 +97,8 @@ def spgemm(
     -----
     Row i of C gathers the rows of B that row i of A names, in a table of its own: nothing but the result is stored.
     Rows are grouped into windows by their counted products, the windows dealt to the threads, largest first; a
-    symbolic phase counts the entries, a numeric phase fills them. About 2 passes over the flops products; bound by the
+    symbolic phase counts the entries, a numeric phase fills them. One thread needs no windows, and counts only where
+    more than 4 products meet in an entry: else it takes room for all of them and touches what it fills. Bound by the
     latency of memory, so rows of B are fetched ahead. Gradients of every order flow to the values of A and B: they
     are masked products. On a GPU torch expands and merges the partial products.
 
@@ -119,13 +120,15 @@ def spgemm(
         raise ValueError(f"semiring must be one of {', '.join(SEMIRINGS)}, got {semiring!r}")
     if method not in _METHODS:
         raise ValueError(f"method must be one of {', '.join(_METHODS)}, got {method!r}")
-    left, right = _sparse(A, "A"), _sparse(B, "B")
+    left = _sparse(A, "A")
+    right = left if B is A else _sparse(B, "B")
     if left.shape[1] != right.shape[0]:
         raise ValueError(f"B must have {left.shape[1]} rows, as many as A has columns, got shape {tuple(right.shape)}")
     if left.device != right.device:
         raise ValueError(f"A and B must be on one device, got {left.device} and {right.device}")
     dtype = torch.promote_types(left.dtype, right.dtype)
-    (X, x), (Y, y) = _canonical(left, dtype), _canonical(right, dtype)
+    X, x = _canonical(left, dtype)
+    Y, y = (X, x) if right is left else _canonical(right, dtype)
     M = None
     if mask is not None:
         wanted = _sparse(mask, "mask")
@@ -181,7 +184,7 @@ def _multiply(
     X: Pattern, x: Tensor, Y: Pattern, y: Tensor, M: Pattern | None, ring: int, method: str
 ) -> tuple[Pattern, Tensor, ProductInfo]:
     """Pattern and values of the product, and what was done."""
-    flops, a, b = count_flops(X, Y), x.detach(), y.detach()
+    flops, a, b = 0, x.detach(), y.detach()
     if method == "inner" and M is None:
         if X.shape[0] * Y.shape[1] > _PAIRS:
             raise ValueError(f"method 'inner' without a mask tries all m n pairs, at most {_PAIRS}; give a mask")
@@ -195,6 +198,7 @@ def _multiply(
         reads = len(a) + len(b)
     elif M is None:
         C, c, partial, threads, method = by_rows(X, a, Y, b, method)
+        flops = sum(threads)
         reads = len(a) + flops
         if ring:
             # The pattern is that of the usual product; what is gathered there is not.
@@ -210,7 +214,7 @@ def _multiply(
         C = Pattern(row_pointers(torch.bincount(rows, minlength=C.shape[0])), C.indices[hit], C.shape)
         c = c[hit]
     info = ProductInfo(
-        method, flops=flops, nnz=len(c), intermediate_bytes=partial, reads=reads, thread_flops=threads
+        method, flops=flops or count_flops(X, Y), nnz=len(c), intermediate_bytes=partial, reads=reads, thread_flops=threads
     )  # fmt: skip
     return C, c, info
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,6 +22,9 @@ _WINDOWS = 16
 _NEAR = 1 << 18
 # Columns between the first and the last entry of a row of the product that count as lying close together.
 _SPAN = 1 << 16
+# Products per entry of the result up to which room is taken for all products, of which only what is used is touched.
+_MEET = 4.0
+_SAMPLE = 32
 
 
 def count_flops(X: Pattern, Y: Pattern) -> int:
@@ -98,22 +104,21 @@ def _threads(work: int) -> int:
     return max(1, min(numba.get_num_threads(), work // _PER_THREAD))
 
 
-def _dense_from(X: Pattern, Y: Pattern, method: str) -> int:
-    """From how many products on a row is gathered with one place per column."""
-    n = Y.shape[1]
+def _tables(n: int, method: str) -> tuple[int, int]:
+    """From how many products on, or within how many columns, a row is gathered with one place per column."""
     if method == "hash":
-        return 1 << 62
-    if method == "dense_accumulator" or n <= _NEAR:
-        return 0
-    # A sample of rows tells whether the products of neighbours fall near each other.
-    rows = torch.linspace(0, X.shape[0] - 1, 256).long().unique()
-    spans = []
-    for row in rows.tolist():
-        k = X.indices[int(X.indptr[row]) : int(X.indptr[row + 1])].long()
-        k = k[Y.indptr[k + 1] > Y.indptr[k]]
-        if len(k):
-            spans.append(int(Y.indices[Y.indptr[k + 1].long() - 1].max()) - int(Y.indices[Y.indptr[k].long()].min()))
-    return 0 if not spans or float(np.median(spans)) < _SPAN else n // 64
+        return 1 << 62, 0
+    return (0, _SPAN) if method == "dense_accumulator" or n <= _NEAR else (n // 64, _SPAN)
+
+
+def _met(kernel: ModuleType, symbolic: tuple[Any, ...], flops: np.ndarray, counts: np.ndarray) -> float:
+    """Products per entry of the result, from a sample of its rows."""
+    m = len(flops)
+    first = np.unique(np.linspace(0, max(m - _SAMPLE, 0), _SAMPLE).astype(np.int64))
+    last = np.minimum(first + _SAMPLE // 8, m)
+    kernel.count_rows(np.arange(len(first)), first, last, *symbolic)
+    rows = np.concatenate([np.arange(s, e) for s, e in zip(first, last, strict=True)])
+    return float(flops[rows].sum() / max(counts[rows].sum(), 1))
 
 
 def by_rows(
@@ -134,32 +139,42 @@ def by_rows(
     (a_ptr, a_idx), (b_ptr, b_idx) = _arrays(X), _arrays(Y)
     a_val, b_val = x.numpy(), y.numpy()
     flops = kernel.flops_per_row(a_ptr, a_idx, b_ptr)
-    threads = _threads(int(flops.sum()))
-    bounds, order, parts, _ = _windows(flops + 1, threads)
-    dense_from = _dense_from(X, Y, method)
-    given = (order, bounds[:-1], bounds[1:])
+    work = int(flops.sum())
+    threads = _threads(work)
+    dense_from, span = _tables(n, method)
     counts = np.empty(m, np.int64)
-    symbolic = (a_ptr, a_idx, b_ptr, b_idx, n, flops, dense_from, counts)
-    if threads == 1:
-        kernel.count_rows(*given, *symbolic)
-    else:
-        kernel.count_entries(parts, *given, *symbolic)
+    symbolic = (a_ptr, a_idx, b_ptr, b_idx, n, flops, dense_from, span, counts)
     c_ptr = np.zeros(m + 1, np.int64)
-    np.cumsum(counts, out=c_ptr[1:])
-    c_idx, c_val = fresh((int(c_ptr[-1]),), np.dtype(np.uint32)), fresh((int(c_ptr[-1]),), a_val.dtype)
-    numeric = (a_ptr, a_idx, a_val, b_ptr, b_idx, b_val, n, flops, dense_from, c_ptr, c_idx, c_val)
-    if threads == 1:
-        kernel.fill_rows(*given, *numeric)
+    # One thread writes row after row: it counts before only where room for all products would be far too much.
+    known = threads > 1 or (work > 0 and _met(kernel, symbolic, flops, counts) > _MEET)
+    if threads > 1:
+        bounds, order, parts, _ = _windows(flops + 1, threads)
+        given = (order, bounds[:-1], bounds[1:])
+        kernel.count_entries(parts, *given, *symbolic)
+        done = tuple(sum(int(flops[bounds[w] : bounds[w + 1]].sum()) for w in order[s:e]) for s, e in _pairs(parts))
     else:
-        kernel.fill_entries(parts, *given, *numeric)
+        given, done = (np.zeros(1, np.int64), np.zeros(1, np.int64), np.array([m])), (work,)
+        if known:
+            kernel.count_rows(*given, *symbolic)
+    if known:
+        np.cumsum(counts, out=c_ptr[1:])
+    room = int(c_ptr[-1]) if known else work
+    c_idx, c_val = fresh((room,), np.dtype(np.uint32)), fresh((room,), a_val.dtype)
+    used = np.zeros((threads, 2), np.int64)
+    numeric = (a_ptr, a_idx, a_val, b_ptr, b_idx, b_val, n, flops, dense_from, span, known, c_ptr, c_idx, c_val)
+    if threads == 1:
+        kernel.fill_rows(*given, *numeric, used[0])
+    else:
+        kernel.fill_entries(parts, *given, *numeric, used)
+    c_idx, c_val = c_idx[: c_ptr[-1]], c_val[: c_ptr[-1]]
     C = _unchecked(torch.from_numpy(c_ptr), torch.from_numpy(c_idx.view(np.int32)), (m, n))
-    dense = flops >= dense_from
-    hashed = int(counts[~dense].max(initial=0))
-    table = (n * (a_val.itemsize + 2) + n // 8) if dense.any() else 0
-    table += int((4 + a_val.itemsize) * 2 ** np.ceil(np.log2(2 * hashed)) + 16 * hashed) if hashed else 0
-    done = np.array([sum(int(flops[bounds[w] : bounds[w + 1]].sum()) for w in order[s:e]) for s, e in _pairs(parts)])
-    used = "dense_accumulator" if dense.all() else "hash" if not dense.any() else "hash, dense_accumulator"
-    return C, torch.from_numpy(c_val), threads * table, tuple(int(d) for d in done), used
+    by_hash, by_place = (bool(total) for total in used.sum(0))
+    largest = int(min(flops[flops < dense_from].max(initial=0), n)) if by_hash else 0
+    table = n * (a_val.itemsize + 2) + n // 8 if by_place else 0
+    table += int((4 + a_val.itemsize) * 2 ** np.ceil(np.log2(2 * largest)) + 16 * largest) if largest else 0
+    names = [name for name, there in (("hash", by_hash), ("dense_accumulator", by_place)) if there]
+    chosen = ", ".join(names) or ("hash" if method == "hash" else "dense_accumulator")
+    return C, torch.from_numpy(c_val), threads * table, done, chosen
 
 
 def _unchecked(indptr: Tensor, indices: Tensor, shape: tuple[int, int]) -> Pattern:

@@ -160,15 +160,17 @@ def multiview_cluster(
     if t.requires_grad and torch.is_grad_enabled():
         raise ValueError("T asks for gradients, and clusters have none; give T.detach()")
     check_finite(t, "T")
-    t = t.detach().contiguous()
+    # A power of two changes no digit, and keeps the squares of a Gram matrix in the range of the dtype.
+    scale = 2.0 ** round(math.log2(max(float(t.detach().abs().max()), torch.finfo(t.dtype).tiny)))
+    t = t.detach().contiguous() / scale
     top, y = _top(t, 1)
     if method == "unfolding":
         n1, n2, n3 = t.shape
-        value = (sum(t.shape) * top - n1 * n3) / math.sqrt(n1 * n2 * n3)
+        value = (sum(t.shape) * (top * scale) * scale - n1 * n3) / math.sqrt(n1 * n2 * n3)
         return MultiviewClusters(*give_back(_signed(y, None, None, value), kind))
     bound = (1e-8 if t.dtype == torch.float64 else 1e-4) if rtol is None else float(rtol)
     x, y, z, value, change = _rank_one(t, _top(t, 0)[1], y, _top(t, 2)[1], bound, max_iter)
-    found = MultiviewClusters(*give_back(_signed(y, x, z, value), kind))
+    found = MultiviewClusters(*give_back(_signed(y, x, z, value * scale), kind))
     if not change <= bound:
         raise ConvergenceError(
             f"multiview_cluster: the last round changed the vectors by {change:.3g}, asked for {bound:g}",

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from resolvent.errors import ConvergenceError
 from resolvent.factor.network import TensorNetwork
+from resolvent.factor.structure_batch import Fit, Graph, Point
+from resolvent.factor.structure_enumeration import Enumeration, joined
 from resolvent.factor.structure_fit import Entries, Loss
 from resolvent.factor.structure_state import Edge, Structure
 from resolvent.factor.tensor import tensor_of, without_gradient
@@ -24,7 +26,7 @@ class Step(NamedTuple):
 
     Attributes
     ----------
-    change : "start", "edge", "split" or "merge"
+    change : "start", "edge", "split" or "merge"; "fit" of an enumeration
     edge : the pair of nodes whose edge grew, or None
     parameters : numbers in all cores after it
     error : relative error, or loss, after it
@@ -44,8 +46,9 @@ class StructureSearch(NamedTuple):
     network : `TensorNetwork` with one core for each axis of the tensor, and the inner nodes after them
     ranks : of the edges above 1, by pairs of nodes
     error : relative error over the entries that count; of a loss, its value
-    history : the `Step` s in order
+    history : the `Step` s in order; of an enumeration, one for each structure that was fitted
     evaluations : how many candidates were fitted
+    visits : of an enumeration, how many candidates each round looked at, those fitted before included
     """
 
     network: TensorNetwork
@@ -53,6 +56,7 @@ class StructureSearch(NamedTuple):
     error: float
     history: tuple[Step, ...]
     evaluations: int
+    visits: tuple[int, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -64,7 +68,7 @@ def structure_search(
     target: Any,
     dims: Sequence[int] | None = None,
     *,
-    method: Literal["greedy"] = "greedy",
+    method: Literal["greedy", "alternating_enumeration", "local_sampling"] = "greedy",
     mask: Any = None,
     rtol: float | None = None,
     budget: int | None = None,
@@ -74,6 +78,16 @@ def structure_search(
     trial: int = 3,
     sweeps: int = 200,
     restarts: int = 1,
+    topology: Literal["ring", "train", "full"] | Sequence[Edge] = "ring",
+    max_rank: int = 7,
+    permute: bool = True,
+    weight: float = 200.0,
+    radius: tuple[int, int] = (2, 1),
+    coarse: int = 2,
+    rounds: int = 30,
+    patience: int = 5,
+    starts: int = 3,
+    samples: int = 60,
     generator: GeneratorLike = None,
 ) -> StructureSearch:
     r"""A small tensor network for a tensor, or for a loss, whose graph and ranks are found on the way.
@@ -83,10 +97,14 @@ def structure_search(
     target : (I_1, ..., I_N) real tensor, N at least 2; or a function from such a tensor to a number, differentiable in
         torch, for which `dims` are needed
     dims : (I_1, ..., I_N) of the tensors that a function takes; they are float64
-    method : "greedy" begins with a product of vectors and adds ranks to one edge after the other
+    method : "greedy" begins with a product of vectors and adds ranks to one edge after the other.
+        "alternating_enumeration" takes a graph and tries the ranks of one edge after the other, and exchanges of two
+        axes, each time with all cores fitted anew; "local_sampling", its baseline, draws neighbours at random. These two
+        need a tensor and `rtol`; what belongs to them is from `topology` to `samples`, beside `sweeps` and `restarts`
     mask : bool tensor like `target`: only entries that are True count (completion)
     rtol : stop at this relative error; for a function, at this part of its value for the best product of vectors
-    budget : stop where the next step would hold more numbers than this; at least sum(I). Give `rtol`, `budget` or both
+    budget : stop where the next step would hold more numbers than this; at least sum(I). Give `rtol`, `budget` or both.
+        An enumeration stops at the first network within `rtol` and `budget`
     step : ranks that are added at a time
     split_nodes : also divide cores by their singular values where that saves numbers, which makes inner nodes, and put
         inner nodes back where they save none
@@ -94,12 +112,23 @@ def structure_search(
         with the smallest error whatever it costs, "error", as in the paper; or any edge, "random", to compare with
     trial : sweeps over the two cores of an edge by which it is judged
     sweeps : over all cores after every step, at most; they end when one gains less than 1e-4 of the error
-    restarts : fits from random cores after every step, beside the one that goes on, where the edges close a loop
+    restarts : fits from random cores after every step, beside the one that goes on, where the edges close a loop;
+        in an enumeration, one less than the fits of every structure, of which the best counts
+    topology : places joined in a "ring", in a "train", all with all ("full"), or the pairs of places that are joined
+    max_rank : of every edge
+    permute : also search which axis stands at which place
+    weight : of the squared relative error beyond `rtol`, against the share of numbers; 200 in the paper
+    radius : how far up and down ranks are tried, in the first `coarse` rounds and after them. In the first, beyond 1,
+        only the ends and the middle are fitted, with the squared error interpolated
+    coarse, rounds : round trips over all variables from one start; `rounds` holds for "local_sampling" too
+    patience : rounds without gain after which a start is given up
+    starts : random structures to begin with, one after the other; the paper has one and much patience
+    samples : candidates in a round of "local_sampling"
     generator : randomness of the start and of new slices
 
     Returns
     -------
-    StructureSearch : (network, ranks, error, history, evaluations), the cores of the kind and dtype of `target`
+    StructureSearch : (network, ranks, error, history, evaluations, visits), the cores of the kind and dtype of `target`
 
     Raises
     ------
@@ -116,9 +145,17 @@ def structure_search(
     other graphs of few edges come out as they were planted; the search is greedy and may stop at a larger network. A
     step costs, for each of the N^2 / 2 pairs, `trial` times two least-squares problems.
 
+    An enumeration minimises numbers / entries + weight * squared error. A round goes forth and back over the variables
+    in the neighbourhood of the best point so far: with K edges it looks at 2 sum_k (ranks in the window of k) + 1 +
+    N (N - 1) / 2 structures, a sum and not a product; it ends early where all variables confirm that point. Each
+    structure is fitted once. A round without gain is followed by one from a random point of the neighbourhood: this is
+    what leaves local optima. Numbers are affine in each single rank, so with straight lines between errors the coarse
+    rounds take only ranks that were fitted. The smallest network within `rtol` of all that were fitted comes back.
+
     References
     ----------
     "Adaptive Learning of Tensor Network Structures"
+    "Alternating Local Enumeration (TnALE): Solving Tensor Network Structure Search with Fewer Evaluations"
 
     Examples
     --------
@@ -127,42 +164,106 @@ def structure_search(
     >>> found.ranks, found.parameters
     ({(0, 1): 2}, 16)
     """
-    objective, shape, kind, dtype, device = _target(target, dims, mask)
+    objective, shape, kind, dtype, device, unit = _target(target, dims, mask)
     _check(method, choose, rtol, budget, sum(shape))
-    for value, name in ((step, "step"), (trial, "trial"), (sweeps, "sweeps")):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
-    if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 0:
-        raise ValueError(f"restarts must be an int of at least 0, got {restarts!r}")
-    search = _Greedy(objective, as_generator(generator, device), step, trial, sweeps, restarts, choose)
-    start = Structure.of_ranks(shape, {}, torch.float64, device, search.generator)
+    positive = {
+        "step": step,
+        "trial": trial,
+        "sweeps": sweeps,
+        "max_rank": max_rank,
+        "rounds": rounds,
+        "starts": starts,
+    }
+    for name, value in (positive | {"samples": samples}).items():
+        _at_least(value, 1, name)
+    for name, value in {"restarts": restarts, "coarse": coarse, "patience": patience}.items():
+        _at_least(value, 0, name)
+    source = as_generator(generator, device)
+    visits: list[int] = []
     with torch.no_grad():
-        state, error, reached = search.run(start, rtol, budget, split_nodes)
+        if method == "greedy":
+            search = _Greedy(objective, source, step, trial, sweeps, restarts, choose)
+            start = Structure.of_ranks(shape, {}, torch.float64, device, source)
+            state, error, reached = search.run(start, rtol, budget, split_nodes)
+            history, evaluations = search.history, search.evaluations
+        else:
+            if not isinstance(objective, Entries) or rtol is None:
+                raise ValueError(f"method {method!r} needs a tensor as target, and rtol")
+            space = _Space(joined(topology, len(shape)), max_rank, permute, weight, sweeps, restarts)
+            enumeration = space.enumeration(objective, shape, rtol, budget, source)
+            if method == "local_sampling":
+                enumeration.repeat(starts, lambda: enumeration.sampling(samples, rounds, patience))
+            else:
+                radii = _radii(radius)
+                enumeration.repeat(starts, lambda: enumeration.alternating(radii, coarse, rounds, patience))
+            error, state = enumeration.smallest()
+            reached = error <= rtol and (budget is None or state.parameters <= budget)
+            visits, evaluations = enumeration.visits, len(enumeration.found)
+            history = [Step("fit", None, fit.state.parameters, fit.error) for fit in enumeration.found.values()]
     state.cores = [core.to(dtype) for core in state.cores]
     if dtype != torch.float64:
         # What the caller gets is rounded, and so is its error.
         error = objective.error(Structure([core.double() for core in state.cores], state.axes))
         reached = reached and (rtol is None or error <= rtol)
+    state.cores[0] = state.cores[0] * unit
     network = state.network()
     if kind == "numpy":
         network = TensorNetwork([give_back_array(c, kind) for c in network.cores], network.labels, network.output)
-    found = StructureSearch(network, state.ranks, error, tuple(search.history), search.evaluations)
+    found = StructureSearch(network, state.ranks, error, tuple(history), evaluations, tuple(visits))
     if not reached:
-        message = f"structure_search: reached {error:.1e} with {state.parameters} numbers, asked for rtol={rtol:.1e}"
+        wanted = f"rtol={rtol:.1e}" + ("" if budget is None else f" and budget={budget}")
+        message = f"structure_search: reached {error:.1e} with {state.parameters} numbers, asked for {wanted}"
         raise ConvergenceError(message, best=found, error=error)
     return found
 
 
+class _Space(NamedTuple):
+    """The structures that an enumeration is over, and how each is fitted."""
+
+    edges: tuple[Edge, ...]
+    max_rank: int
+    permute: bool
+    weight: float
+    sweeps: int
+    restarts: int
+
+    def enumeration(
+        self, objective: Entries, shape: tuple[int, ...], rtol: float, budget: int | None, source: torch.Generator
+    ) -> Enumeration:
+        weight = self.weight
+        if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < math.inf:
+            raise ValueError(f"weight must be positive, got {weight!r}")
+        graph = Graph(objective.t, self.edges, objective.mask)
+
+        def fit(points: list[Point]) -> list[Fit]:
+            return graph.fit(points, self.restarts + 1, self.sweeps, rtol, source)
+
+        return Enumeration(fit, shape, self.edges, self.max_rank, float(weight), rtol, budget, self.permute, source)
+
+
+def _radii(radius: tuple[int, int]) -> tuple[int, int]:
+    if not isinstance(radius, Sequence) or len(radius) != 2:
+        raise ValueError(f"radius must be two ints of at least 1, got {radius!r}")
+    for r in radius:
+        _at_least(r, 1, "radius")
+    return radius[0], radius[1]
+
+
+def _at_least(value: Any, least: int, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
+
+
 def _target(
     target: Any, dims: Any, mask: Any
-) -> tuple[Entries | Loss, tuple[int, ...], Kind, torch.dtype, torch.device]:
+) -> tuple[Entries | Loss, tuple[int, ...], Kind, torch.dtype, torch.device, float]:
     if callable(target) and not isinstance(target, Tensor):
         if dims is None or mask is not None:
             raise ValueError("a function as target needs dims, and takes no mask")
         shape = tuple(int(d) for d in dims)
         if len(shape) < 2 or min(shape) < 1:
             raise ValueError(f"dims must be at least two sizes of at least 1, got {dims!r}")
-        return Loss(target), shape, "torch", torch.float64, torch.device("cpu")
+        return Loss(target), shape, "torch", torch.float64, torch.device("cpu"), 1.0
     t, kind = tensor_of(target, "target")
     if t.is_complex() or t.ndim < 2 or dims is not None:
         raise ValueError(
@@ -174,12 +275,16 @@ def _target(
         known = torch.as_tensor(mask, device=t.device)
         if known.dtype != torch.bool or known.shape != t.shape or not bool(known.any()):
             raise ValueError(f"mask must be bool of shape {tuple(t.shape)} with an entry that is True")
-    return Entries(t.double(), known), tuple(t.shape), kind, t.dtype, t.device
+    # Squares of very small or large entries would be zero or infinite; a power of two rounds nothing.
+    largest = float(t.abs().max() if known is None else t[known].abs().max())
+    unit = 2.0 ** min(1000, max(-1000, math.frexp(largest)[1])) if largest > 0 else 1.0
+    scaled = t.double() / unit
+    return Entries(scaled, known), tuple(t.shape), kind, t.dtype, t.device, unit
 
 
 def _check(method: str, choose: str, rtol: Any, budget: Any, smallest: int) -> None:
-    if method != "greedy":
-        raise ValueError(f"method must be greedy, got {method!r}")
+    if method not in ("greedy", "alternating_enumeration", "local_sampling"):
+        raise ValueError(f"method must be greedy, alternating_enumeration or local_sampling, got {method!r}")
     if choose not in ("rate", "error", "random"):
         raise ValueError(f"choose must be rate, error or random, got {choose!r}")
     if rtol is None and budget is None:

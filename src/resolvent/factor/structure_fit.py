@@ -76,23 +76,24 @@ class Entries:
         if self._masks is None:
             G = E @ E.mT
             right = T @ E.mT - X @ G
-            X = X + torch.cholesky_solve(right.mT, _factor(G)).mT
+            X = X + torch.cholesky_solve(right.mT, ridged_factor(G)).mT
             state.set_matrix(k, X)
             return torch.linalg.vector_norm(T - X @ E)
         W = self._masks[k] if k < state.axes else self.mask.reshape(1, -1).to(T.dtype)
         G = torch.stack([(E * w) @ E.mT for w in W])
         right = (W * (T - X @ E)) @ E.mT
-        X = X + torch.cholesky_solve(right[..., None], _factor(G))[..., 0]
+        X = X + torch.cholesky_solve(right[..., None], ridged_factor(G))[..., 0]
         state.set_matrix(k, X)
         return torch.linalg.vector_norm(W * (T - X @ E))
 
 
-def _factor(G: Tensor) -> Tensor:
+def ridged_factor(G: Tensor, ridge: float = 100.0) -> Tensor:
+    """Cholesky factors of Gram matrices that may be singular: `ridge` times rounding of their trace is added."""
     n = G.shape[-1]
-    eps = torch.finfo(G.dtype).eps
-    size = G.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    info = torch.finfo(G.dtype)
+    trace = G.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     one = torch.eye(n, dtype=G.dtype, device=G.device)
-    return torch.linalg.cholesky_ex(G + (100 * n * eps * size + torch.finfo(G.dtype).tiny) * one).L
+    return torch.linalg.cholesky_ex(G + (ridge * info.eps * trace + info.tiny) * one).L
 
 
 class Loss:

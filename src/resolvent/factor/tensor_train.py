@@ -11,6 +11,7 @@ from torch import Tensor
 
 from resolvent.errors import ConvergenceError
 from resolvent.factor.network import TensorNetwork
+from resolvent.factor.range_finder import frobenius
 from resolvent.factor.tensor import left_basis, rank_within, tensor_of, without_gradient
 from resolvent.factor.tucker import checked_ranks, relative_error, tolerance
 from resolvent.info import Info
@@ -157,7 +158,7 @@ def tt_round(
         cores[k - 1] = torch.tensordot(cores[k - 1], R.mH, dims=1)
     if (ranks is None) == (rtol is None):
         raise ValueError("give either ranks or rtol")
-    size = float(torch.linalg.vector_norm(cores[0]))
+    size = frobenius(cores[0])
     left = math.inf if rtol is None else (tolerance(rtol) * size) ** 2
     limits = _limits(ranks, len(cores) - 1)
     for k in range(len(cores) - 1):
@@ -221,7 +222,7 @@ def tensor_ring(
         raise ValueError("give either ranks or rtol")
     first, rest = t.shape[0], tuple(t.shape[1:])
     if ranks is None:
-        left = (tolerance(rtol) * float(torch.linalg.vector_norm(t))) ** 2
+        left = (tolerance(rtol) * frobenius(t)) ** 2
         U, tail, left = _divide(t.reshape(first, -1), first, left, t.ndim, True)
         closed = [r for r in range(1, U.shape[1] + 1) if U.shape[1] % r == 0]
         inner: Sequence[int] | None = None
@@ -246,7 +247,7 @@ def _request(ranks: Any, rtol: Any, t: Tensor) -> tuple[list[int], float | None]
         raise ValueError("give either ranks or rtol")
     if rtol is None:
         return _limits(ranks, t.ndim - 1), None
-    return _limits(None, t.ndim - 1), (tolerance(rtol) * float(torch.linalg.vector_norm(t))) ** 2
+    return _limits(None, t.ndim - 1), (tolerance(rtol) * frobenius(t)) ** 2
 
 
 def _limits(ranks: Any, count: int) -> list[int]:
@@ -258,7 +259,7 @@ def _limits(ranks: Any, count: int) -> list[int]:
 def _divide(M: Tensor, limit: int, left: float, parts: int, bounded: bool) -> tuple[Tensor, Tensor, float]:
     """M ~ U rest, with the squared error that is left to others."""
     U, s = left_basis(M)
-    noise = float(torch.linalg.vector_norm(s)) * torch.finfo(s.dtype).eps
+    noise = frobenius(s) * torch.finfo(s.dtype).eps
     k = min(limit, rank_within(s, max(math.sqrt(left / parts), noise))) if bounded else min(limit, U.shape[1])
     U = U[:, :k]
     return U, U.mH @ M, max(0.0, left - float(s[k:].double().square().sum()))

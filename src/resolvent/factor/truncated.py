@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from resolvent.factor.truncated_side import Side, residual_basis, rows_of
-from resolvent.operators.arrays import Kind, as_tensor, give_back_array, positions
+from resolvent.operators.arrays import Kind, as_tensor, check_finite, give_back_array, positions
 from resolvent.operators.convert import as_operator
 from resolvent.operators.gradient import records
 from resolvent.operators.lowrank import LowRank
@@ -216,7 +216,7 @@ class TruncatedSVD:
         return residual_basis(X, C, self._method, self._rank, self._generator)
 
     def _taken(self, E: Any, name: str, shape: tuple[int | None, int | None]) -> Operator:
-        found = as_operator(E)
+        found = as_operator(E, name="E")
         if records(found):
             raise ValueError(f"TruncatedSVD has no gradient: detach {name}")
         if found.batch_shape or any(w is not None and w != d for w, d in zip(shape, found.shape, strict=True)):
@@ -235,6 +235,10 @@ def _svd(middle: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
 def _start(A: Any, k: int | None, rtol: float | None, generator: GeneratorLike) -> tuple[Tensor, Tensor, Tensor, Kind]:
     if isinstance(A, tuple) and len(A) == 3:
         (U, kind), (s, _), (Vh, _) = (as_tensor(part, "A") for part in A)
+        for part in (U, s, Vh):
+            check_finite(part, "A")
+        if torch.is_grad_enabled() and any(part.requires_grad for part in (U, s, Vh)):
+            raise ValueError("TruncatedSVD has no gradient: detach A")
         r = len(s)
         k = r if k is None else k
         if U.ndim != 2 or Vh.ndim != 2 or U.shape[1] != r or Vh.shape[0] != r or not 1 <= k <= r:
@@ -253,7 +257,7 @@ def _start(A: Any, k: int | None, rtol: float | None, generator: GeneratorLike) 
 
     if k is None:
         raise ValueError("k must be given: how many triplets to keep")
-    operator = as_operator(A)
+    operator = as_operator(A, name="A")
     if records(operator):
         raise ValueError("TruncatedSVD has no gradient: detach A")
     U, s, Vh = (as_tensor(part, "A")[0] for part in svds(operator, k, rtol=rtol, generator=generator))

@@ -118,7 +118,8 @@ def residual_basis(X: Operator, C: Tensor, method: str, rank: int, generator: to
     """
     wide, s = C.dtype, X.shape[0]
     if method == "exact" or rank >= s:
-        outer = _outer(X).to(wide)
+        # In the wide dtype: squares of the entries of rows may leave the range of a narrow one.
+        outer = _outer(X.to(wide))
         values, Z = torch.linalg.eigh(outer - C.mH @ C)
         largest = float(outer.diagonal().real.max())
     else:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from resolvent.errors import ConvergenceError
 from resolvent.factor.network import TensorNetwork
+from resolvent.factor.range_finder import frobenius
 from resolvent.factor.tensor import left_basis, products, rank_within, tensor_of, without_gradient
 from resolvent.info import Info
 from resolvent.operators.arrays import give_back
@@ -113,7 +114,7 @@ def tucker(
         raise ValueError("give either ranks or rtol")
     done = 0
     if rtol is not None:
-        bound = tolerance(rtol) * float(torch.linalg.vector_norm(t))
+        bound = tolerance(rtol) * frobenius(t)
         core, factors = _to_bound(t, bound, sequential=method != "hosvd")
     else:
         wanted = checked_ranks(ranks, tuple(t.shape), "ranks")
@@ -149,8 +150,7 @@ def tolerance(rtol: Any) -> float:
 
 def relative_error(t: Tensor, near: Tensor) -> float:
     """The distance in the Frobenius norm over the norm of t; 0 for two tensors of zeros."""
-    size = float(torch.linalg.vector_norm(t))
-    gap = float(torch.linalg.vector_norm(t - near))
+    size, gap = frobenius(t), frobenius(t - near)
     return gap / size if size > 0 else gap
 
 
@@ -179,7 +179,7 @@ def _to_bound(t: Tensor, bound: float, sequential: bool) -> tuple[Tensor, list[T
         U, s = _basis(core if sequential else t, n)
         share = left / (t.ndim - done) if sequential else bound**2 / t.ndim
         # What lies below rounding is no part of the tensor: it is cut whatever the share.
-        noise = float(torch.linalg.vector_norm(s)) * torch.finfo(s.dtype).eps
+        noise = frobenius(s) * torch.finfo(s.dtype).eps
         k = rank_within(s, max(math.sqrt(share), noise))
         left = max(0.0, left - float(s[k:].double().square().sum()))
         factors[n] = U[:, :k]
@@ -190,8 +190,8 @@ def _to_bound(t: Tensor, bound: float, sequential: bool) -> tuple[Tensor, list[T
 
 def _improve(t: Tensor, core: Tensor, factors: list[Tensor], sweeps: int) -> tuple[Tensor, list[Tensor], int]:
     """Higher-order orthogonal iteration."""
-    whole = float(torch.linalg.vector_norm(t))
-    kept = float(torch.linalg.vector_norm(core))
+    whole = frobenius(t)
+    kept = frobenius(core)
     small = 10 * torch.finfo(t.dtype).eps * whole
     for sweep in range(sweeps):
         for n in range(t.ndim):
@@ -202,7 +202,7 @@ def _improve(t: Tensor, core: Tensor, factors: list[Tensor], sweeps: int) -> tup
             if U.shape[1] >= r:
                 factors[n] = U[:, :r]
         core = products(part, [factors[-1].mH], [t.ndim - 1])
-        size = float(torch.linalg.vector_norm(core))
+        size = frobenius(core)
         if size - kept <= small:
             return core, factors, sweep + 1
         kept = size

@@ -63,13 +63,15 @@ def unmix(
 
     Parameters
     ----------
-    Y : (L, N) nonnegative pixels as columns, tensor or array
+    Y : (L, N) nonnegative pixels as columns, tensor or array; reflectances, of a size near one, to which `sum_weight`
+        and `lam` are relative
     n_endmembers : K
     method : "robust_guided" is the problem above, with h learned; the others have the error
         :math:`\tfrac12 \|Y - M A\|_F^2` and as penalty nothing ("nmf"), :math:`\sum A` ("l1"),
         :math:`\sum A^{1/2}` ("l1/2") or the Laplacian form of neighbouring pixels ("graph", wants `image_shape`);
         "fcls" keeps the start's endmembers
-    lam : weight of the penalty; None takes the mean Hoyer sparsity of the channels
+    lam : weight of the penalty; None takes the mean Hoyer sparsity of the L channels (the paper on the penalty "l1/2"
+        takes sqrt(L) times that, which is too much for scenes with few pure pixels)
     image_shape : (rows, columns), pixels down the columns; smooths the guidance and gives the graph its neighbours
     init : "vca", "spa", or (M, A) of shapes (L, K) and (K, N)
     sum_weight : weight of the row of ones that holds the sums of abundances at one
@@ -86,7 +88,7 @@ def unmix(
     Raises
     ------
     ValueError : negative or infinite entries, shapes that do not fit, Y records a gradient.
-    ConvergenceError : still decreasing after `max_iter` steps; carries the best value.
+    ConvergenceError : still decreasing, or still learning the guidance, after `max_iter` steps; carries the best value.
 
     Notes
     -----
@@ -124,9 +126,13 @@ def unmix(
         h = guidance_map(A, image_shape)
         found = Unmixing(*give_back((M.to(dtype), (A / A.sum(0)).to(dtype), h.to(dtype)), kind))
     if not info.converged:
+        state = (
+            "the guidance is still learned, or fewer than ten steps were left"
+            if info.error <= rtol
+            else f"ten steps still decrease the objective by {info.error:.2g}, asked for {rtol:.2g}"
+        )
         raise ConvergenceError(
-            f"unmix: ten steps still decrease the objective by {info.error:.2g} after {max_iter}, asked for {rtol:.2g}; "
-            "allow more steps, or a larger rtol",
+            f"unmix: after {max_iter} steps {state}; allow more steps, or a larger rtol",
             best=found,
             error=info.error,
             info=info,
@@ -220,7 +226,7 @@ class _Problem:
         return M, (A * above / below.clamp_min_(_TINY)).clamp_min_(_FLOOR)
 
     def descend(self, M: Tensor, A: Tensor, rtol: float, max_iter: int) -> tuple[Tensor, Tensor, Info]:
-        before, change, count, lessons = self.value(M, A), math.inf, 0, 0
+        before, change, count, lessons, settled = self.value(M, A), math.inf, 0, 0, False
         while count < max_iter:
             steps = min(_ROUND, max_iter - count)
             for _ in range(steps):
@@ -231,14 +237,15 @@ class _Problem:
                 raise OverflowError(f"the factors are beyond the range of {A.dtype}; scale Y to [0, 1]")
             change = (before - after) / (after + self.least)
             learning = self.robust and lessons < _LESSONS
-            if steps == _ROUND and change <= rtol and not learning:
+            settled = steps == _ROUND and change <= rtol and not learning
+            if settled:
                 break
             if learning:
                 lessons += 1
                 self.h = guidance_map(A, self.shape)
                 after = self.value(M, A)
             before = after
-        return M, A, Info(f"unmix, {self.method}", 2 * count, count, change, change <= rtol)
+        return M, A, Info(f"unmix, {self.method}", 2 * count, count, change, settled)
 
 
 def mean_sparsity(Y: Tensor) -> float:
@@ -262,6 +269,8 @@ def _checked(
     if torch.is_grad_enabled() and T.requires_grad:
         raise ValueError("unmix has no gradient: detach Y")
     check_finite(T, "Y")
+    if not bool(T.any()):
+        raise ValueError("Y is zero: it has no endmembers")
     if float(T.min()) < 0:
         raise ValueError(
             f"Y must not be negative, its smallest entry is {float(T.min()):.3g}; clip it if that is noise"
@@ -283,7 +292,7 @@ def _checked(
 
 
 def _start(Y: Tensor, K: int, init: Any, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    if isinstance(init, tuple) and len(init) == 2:
+    if isinstance(init, tuple | list) and len(init) == 2:
         M, A = (as_tensor(part, f"init[{i}]")[0].detach().to(Y) for i, part in enumerate(init))
         if M.shape != (len(Y), K) or A.shape != (K, Y.shape[1]):
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -61,8 +62,9 @@ def wasserstein_cp_dictionary(
     rank : R, the number of atoms
     cost : d matrices (n_k, n_k), nonnegative; the ground cost is their sum. None takes squared distances of the grid
         points of [0, 1]
-    reg : gamma, weight of the entropy in the transport cost. For squared distances its plans blur by sqrt(gamma / 2),
-        and the atoms come out sharper by as much; None takes twice the smallest positive cost: one grid cell
+    reg : gamma, weight of the entropy in the transport cost. For squared distances its plans blur: the variances of the
+        atoms come out larger by gamma / 2 along each axis; None takes twice the smallest positive cost, for a blur of
+        one grid cell. A smaller one blurs less and needs more iterations
     prox : c, weight of the proximal terms
     init : (factors, codes) to start from; None draws data points and takes their marginals
     rtol : the prox-gradient relative to that of the first sweep
@@ -72,7 +74,7 @@ def wasserstein_cp_dictionary(
 
     Returns
     -------
-    WassersteinCP of the kind and dtype of Y; with `return_info`, (WassersteinCP, Info).
+    WassersteinCP of the kind and dtype of Y, its two sequences in double precision; with `return_info`, (WassersteinCP, Info).
 
     Raises
     ------
@@ -195,16 +197,16 @@ class _Transport:
         return self.reg * torch.where(Z > 0, Z * h, 0).sum() - found
 
 
-class _Dual:
+class _Dual(ABC):
     """One block's problem: the map M of the block, and the dual variable of the sweep before."""
 
     def __init__(self, transport: _Transport) -> None:
         self.transport = transport
         self.g: Tensor | None = None
 
+    @abstractmethod
     def parts(self, blocks: list[Tensor]) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
         """The block before, x -> M x, and g -> M^T g."""
-        raise NotImplementedError
 
     def __call__(self, blocks: list[Tensor], c: float) -> Tensor:
         from scipy.optimize import minimize
