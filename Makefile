@@ -39,11 +39,12 @@ env: $(READY)
 demo: $(DEMO)
 	$(BIN)/resolvent report "$$($(BIN)/python examples/demo_checkpoint.py)"
 
+# Threads that wait without spinning: the workers share the processors.
 test: $(READY)
-	$(BIN)/python -m pytest -q -n $(WORKERS)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(WORKERS)
 
 cov: $(READY)
-	$(BIN)/python -m pytest -q -n $(WORKERS) --cov --cov-report=term
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(WORKERS) --cov --cov-report=term
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -160,3 +160,13 @@ def test_bad_input():
             call()
     with pytest.raises(TypeError, match="real"):
         bounded_root(floudas, x0.cfloat(), (-1.0, 1.0))
+
+
+def test_gradients_that_would_be_lost_are_refused():
+    p = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    x0 = torch.tensor([1.0], dtype=torch.float64)
+    for F, start in ((lambda x: x**2 - p, x0), (lambda x: x**2 - 2, x0.clone().requires_grad_())):
+        with pytest.raises(TypeError, match="no gradients"):
+            bounded_root(F, start, (0.0, 5.0))
+        with torch.no_grad():
+            assert float(bounded_root(F, start, (0.0, 5.0)).x) == pytest.approx(2**0.5)

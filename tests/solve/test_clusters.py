@@ -165,3 +165,12 @@ def test_bad_input():
     ):
         with pytest.raises(ValueError, match=word):
             call()
+
+
+@pytest.mark.parametrize("inner", [None, torch.diag(torch.linspace(1, 2, 6))])
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_float32_far_from_one(scale, inner):
+    X = gaussian((20, 6), torch.float32, generator=0)
+    plain, found = (local_bases(Y, 2, 2, inner=inner, generator=0) for Y in (X, X * scale))
+    assert torch.equal(plain.labels, found.labels)
+    assert torch.allclose(plain.errors(X), found.errors(X * scale), rtol=1e-3)

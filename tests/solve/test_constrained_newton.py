@@ -195,3 +195,13 @@ def test_bad_input():
     ):
         with pytest.raises(ValueError, match=word):
             call()
+
+
+def test_gradients_that_would_be_lost_are_refused():
+    p = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    x0 = torch.tensor([1.0, 0.5], dtype=torch.float64)
+    for f, start in ((lambda x: p * x.sum(), x0), (lambda x: x.sum(), x0.clone().requires_grad_())):
+        with pytest.raises(TypeError, match="no gradients"):
+            constrained_newton(f, lambda x: (x @ x - 2)[None], start)
+        with torch.no_grad():
+            assert constrained_newton(f, lambda x: (x @ x - 2)[None], start).kkt < 1e-6

@@ -202,3 +202,9 @@ def test_bad_input():
             make()
     with pytest.raises(TypeError, match="real"):
         train_direction_net(Dense(A.to(torch.complex128)), (1, 3))
+
+
+@pytest.mark.parametrize("samples", [1, 10, 60])
+def test_a_training_of_few_steps(samples):
+    net, losses = train_direction_net(poisson(6), (6, 6), samples=samples, vectors=8, return_losses=True)
+    assert len(losses) == -(-samples // 6) and isinstance(net, DirectionNet)

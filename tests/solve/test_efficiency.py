@@ -84,3 +84,12 @@ def test_bad_input():
     ):
         with pytest.raises(ValueError, match=word):
             call()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_the_criterion_far_from_one(scale):
+    X = gaussian((24, 6), torch.float32, generator=0)
+    plain, found = (efficiency_criterion(Y, [2], [2], generator=0).rows[0] for Y in (X, X * scale))
+    assert found.local == pytest.approx(plain.local, rel=1e-3) and found.global_ == pytest.approx(
+        plain.global_, rel=1e-3
+    )

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
 from resolvent.random import gaussian
 from resolvent.solve import (
@@ -243,3 +243,13 @@ def test_bad_input():
             call()
     with pytest.raises(TypeError, match="dtype"):
         linear_estimator(X, y.double(), strength=1.0)
+
+
+@pytest.mark.parametrize("bias", [1.2, 1.5, 3.0])
+def test_filters_of_tiny_singular_values_and_their_second_derivatives(bias):
+    for dtype, tiny in ((torch.float32, 1e-22), (torch.float64, 1e-180)):
+        found = schatten_filter(torch.tensor([tiny, 1.0], dtype=dtype), bias, 0.5)
+        assert float(found[0]) == pytest.approx(tiny / 0.5, rel=1e-3)
+    s = (0.2 + gaussian((4,), torch.float64, generator=0).abs()).requires_grad_()
+    alpha = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    assert gradgradcheck(lambda s, a: schatten_filter(s, bias, a), (s, alpha))

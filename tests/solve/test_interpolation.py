@@ -133,3 +133,19 @@ def test_bad_input():
     ):
         with pytest.raises(ValueError, match=word):
             call()
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_more_terms_than_rank_are_not_taken_from_rounding_errors(symmetric, dtype):
+    f = gaussian((30, 2), dtype, generator=0) @ gaussian((2, 20), dtype, generator=1)
+    found = EIM(f, max_terms=10, symmetric=symmetric)
+    assert found.rank == 2
+    assert float((found.evaluate() - f).abs().max()) < 100 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("scale", [1e-35, 1e35])
+def test_float32_far_from_one(scale):
+    f = gaussian((12, 9), torch.float32, generator=0)
+    found = EIM(f * scale, norm=2)
+    assert float((found.evaluate() / scale - f).abs().max()) < 1e-4

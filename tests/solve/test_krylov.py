@@ -11,11 +11,29 @@ import torch
 from resolvent.errors import ConvergenceError
 from resolvent.operators import Diagonal, Sparse
 from resolvent.random import gaussian
-from resolvent.solve import bicgstab, block_cg, cg, fgmres, gmres, idr, minres, shifted_cg
+from resolvent.solve import (
+    bicgstab,
+    block_cg,
+    cg,
+    deep_cg,
+    fgmres,
+    gcrodr,
+    gmres,
+    idr,
+    lsmr,
+    lsqr,
+    minres,
+    shifted_cg,
+    sor,
+)
 
 F64 = torch.float64
 POSITIVE = [cg, block_cg, minres]
 GENERAL = [gmres, fgmres, bicgstab, idr]
+
+
+def by_directions(A, b, **options):
+    return deep_cg(A, b, lambda R: R, **options)
 
 
 def draw(*shape, dtype=F64, seed=0):
@@ -223,3 +241,63 @@ def test_bad_options():
         cg(A, b, M=-np.eye(2))
     with pytest.raises(ValueError, match="Hermitian"):
         cg(np.array([[1.0, 1.0], [0.0, 1.0]]), b)
+
+
+@pytest.mark.parametrize("of_b", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("of_A", [1e-25, 1.0, 1e25])
+@pytest.mark.parametrize("method", [*POSITIVE, *GENERAL, gcrodr, sor, lsqr, lsmr, by_directions])
+def test_float32_far_from_one(method, of_A, of_b):
+    if not 1e-36 < of_b / of_A < 1e36:
+        pytest.skip("x is beyond the range of float32")
+    n = 20
+    A = hermitian(n, torch.linspace(1, 4, n, dtype=F64)).float()
+    x = draw(n, 2, dtype=torch.float32, seed=1)
+    b = (A.double() @ x.double() * of_b).float()
+    found = method((A.double() * of_A).float(), b, rtol=1e-5)
+    relative = found.double() * (of_A / of_b) - x
+    assert float(relative.abs().max() / x.abs().max()) < 1e-3
+
+
+def test_columns_of_very_different_sizes_and_a_shift_of_the_size_of_A():
+    A, b = hermitian(20, torch.linspace(1, 4, 20, dtype=F64)).float(), draw(20, dtype=torch.float32)
+    sizes = torch.tensor([1e-30, 1.0, 1e30])
+    exact = torch.linalg.solve(A.double(), b.double())
+    found = cg(A, b[:, None] * sizes).double() / sizes
+    assert torch.allclose(found, exact[:, None].expand(-1, 3), rtol=1e-3, atol=1e-4)
+    small = shifted_cg(A * 1e-25, b * 1e-30, torch.tensor([0.0, 1e-25])).double() * 1e5
+    shifted = torch.linalg.solve(A.double() + torch.eye(20, dtype=F64), b.double())
+    assert torch.allclose(small, torch.stack([exact, shifted]), rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match="range"):
+        cg(A * 1e-25, b * 1e30)
+
+
+@pytest.mark.parametrize("method", [*POSITIVE, *GENERAL, gcrodr, sor, by_directions])
+def test_a_zero_column_with_a_start(method):
+    n = 20
+    A, b = hermitian(n, torch.linspace(1, 4, n, dtype=F64)), draw(n, 2)
+    b[:, 0] = 0
+    x = method(A, b, x0=draw(n, 2, seed=1), rtol=1e-9)
+    assert not x[:, 0].any() and torch.allclose(A @ x, b, atol=1e-7)
+
+
+def test_callbacks_see_all_of_x_in_memory_of_its_own():
+    n = 30
+    A, b = hermitian(n, torch.logspace(0, 5, n, dtype=F64)), draw(n)
+    for method in (cg, minres, bicgstab, idr, gmres, gcrodr, by_directions):
+        for x0 in (None, draw(n, seed=2)):
+            seen = []
+            # So tight that the residual is solved for again.
+            try:
+                x = method(A, b, x0=x0, rtol=1e-14, callback=seen.append)
+            except ConvergenceError as error:
+                x = error.best
+            assert torch.linalg.vector_norm(seen[-1] - x) < 1e-6 * torch.linalg.vector_norm(x)
+            assert len(seen) == 1 or not torch.equal(seen[0], seen[-1])
+
+
+def test_starts_and_shifts_that_would_lose_something():
+    A, b = torch.eye(3, dtype=F64), torch.ones(3, dtype=F64)
+    with pytest.raises(TypeError, match="x0 has dtype"):
+        cg(A, b, x0=torch.ones(3, dtype=torch.complex128))
+    with pytest.raises(TypeError, match="shifts"):
+        shifted_cg(A, b, torch.ones(2, dtype=F64, requires_grad=True))

@@ -232,3 +232,44 @@ def test_no_columns_and_no_rows():
 def test_half_precision_is_refused():
     with pytest.raises(TypeError, match="float32"):
         lstsq(Dense(torch.ones(4, 2, dtype=torch.bfloat16)), torch.ones(4, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("method", [lsqr, lsmr])
+def test_a_start_for_a_zero_right_hand_side_is_left(method):
+    A, b = draw(30, 10), torch.zeros(30, 2, dtype=F64)
+    b[:, 1] = draw(30, seed=1)
+    x = method(A, b, x0=draw(10, 2, seed=2))
+    assert torch.allclose(x, torch.linalg.lstsq(A, b).solution, atol=1e-7)
+    assert method(A, b[:, :0]).shape == (10, 0)
+
+
+@pytest.mark.parametrize("method", [lstsq, lsqr, lsmr])
+@pytest.mark.parametrize(("of_A", "of_b"), [(1.0, 1e-30), (1.0, 1e30), (1e-25, 1.0), (1e25, 1.0), (1e20, 1e20)])
+def test_float32_far_from_one(method, of_A, of_b):
+    A, b = draw(30, 5, dtype=torch.float32), draw(30, dtype=torch.float32, seed=1)
+    exact = torch.linalg.lstsq(A.double(), b.double()[:, None]).solution[:, 0]
+    found = method(A * of_A, b * of_b).double() * (of_A / of_b)
+    assert torch.allclose(found, exact, rtol=1e-3, atol=1e-4)
+
+
+def test_a_small_matrix_that_lacks_rank_in_float32():
+    A = draw(30, 5, dtype=torch.float32)
+    A[:, 4] = A[:, 3]
+    b = draw(30, dtype=torch.float32, seed=1)
+    found = lstsq(A * 1e-25, b * 1e-25)
+    exact = torch.linalg.pinv(A.double(), rtol=1e-5) @ b.double()
+    assert torch.allclose(found.double(), exact, rtol=1e-3, atol=1e-4)
+
+
+def test_complex_right_hand_sides_of_a_real_matrix():
+    A, b = draw(12, 4), draw(12, 2, dtype=torch.complex128, seed=1)
+    exact = torch.linalg.pinv(A).to(b) @ b
+    for ridge in (0.0, 1e-12):
+        assert torch.allclose(lstsq(A, b, ridge=ridge), exact)
+    given = (A.clone().requires_grad_(), b.clone().requires_grad_())
+    assert gradcheck(lambda A, b: torch.view_as_real(lstsq(A, b)), given)
+
+
+def test_damping_must_be_finite():
+    with pytest.raises(ValueError, match="damp"):
+        lsqr(np.eye(2), np.ones(2), damp=np.inf)

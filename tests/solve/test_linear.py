@@ -250,3 +250,35 @@ def test_bad_input(change, error, match):
     given = {"A": np.eye(2), "b": np.ones(2)} | change
     with pytest.raises(error, match=match):
         solve(given.pop("A"), given.pop("b"), **given)
+
+
+def test_a_residual_as_large_as_b_is_no_solution():
+    Q = torch.linalg.qr(draw(30, 30)).Q
+    values = torch.logspace(0, 2, 30, dtype=F64)
+    values[3] = 0
+    A = (Q * values) @ Q.mT
+    # Rounding leaves a pivot that is not zero: x is huge, and its backward error small.
+    with pytest.raises((ConvergenceError, ValueError), match=r"singular"):
+        solve(A, draw(30, 2, seed=1))
+    hilbert = torch.tensor([[1.0 / (i + j + 1) for j in range(20)] for i in range(20)], dtype=F64)
+    with pytest.raises(ConvergenceError, match="singular"):
+        solve(hilbert, draw(20, seed=1))
+    # With a right-hand side in the range there is one.
+    x = hilbert @ torch.ones(20, dtype=F64)
+    assert torch.allclose(hilbert @ solve(hilbert, x), x)
+
+
+@pytest.mark.parametrize(("of_A", "of_b"), [(1.0, 1e-30), (1.0, 1e30), (1e-25, 1.0), (1e25, 1.0), (1e20, 1e20)])
+def test_float32_far_from_one(of_A, of_b):
+    A, b = draw(30, 30, dtype=torch.float32), draw(30, dtype=torch.float32, seed=1)
+    exact = torch.linalg.solve(A.double(), b.double())
+    assert torch.allclose(solve(A * of_A, b * of_b).double() * (of_A / of_b), exact, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-100, 1e100, 1e200])
+def test_the_residual_is_measured_where_its_square_leaves_the_range(scale):
+    A = torch.randn(30, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    b = torch.ones(30, dtype=torch.float64)
+    x, info = solve(A * scale, b, return_info=True)
+    assert 0 < info.error < 1e-14
+    torch.testing.assert_close(A @ (x * scale), b, rtol=1e-12, atol=1e-12)

@@ -123,3 +123,9 @@ def test_bad_input():
     ):
         with pytest.raises(error, match=word):
             call()
+
+
+def test_a_right_hand_side_of_zero_costs_one():
+    tuned = TunedSolver(grid=[1.0, 1.5], generator=0)
+    assert not tuned.solve(laplacian(4), np.zeros(16)).any()
+    assert tuned.costs == [1.0]

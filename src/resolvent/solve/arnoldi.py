@@ -126,8 +126,7 @@ def gmres_with(restart: int, flexible: bool) -> Callable[[System, Tensor, Tensor
             X = X + step
             steps, matvecs = steps + len(norms_after), matvecs + (len(norms_after) + 1) * R.shape[1]
             history += norms_after
-            if system.callback is not None:
-                system.callback(system.result(X if system.X0 is None else X + system.X0))
+            system.show(X)
             left = R - system.multiply(X)
             before, norms = norms, torch.linalg.vector_norm(left, dim=0)
             # A cycle that gains nothing is followed by others that gain nothing.

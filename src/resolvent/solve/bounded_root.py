@@ -21,6 +21,10 @@ from resolvent.solve.affine_scaling import Scaling, box, combination, diagonal
 _THETA = 0.99995  # part of the way to a bound that a step may take
 _CAUCHY, _ACCEPT, _GROW = 0.1, 0.25, 0.75
 _RADIUS = 1e-14  # at which the method gives up
+_NO_GRADIENT = (
+    "bounded_root has no gradients, but x0 or a tensor inside F requires one: differentiate F(x) = 0 at the root with "
+    "solve, and call this under torch.no_grad()"
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def bounded_root(
     ConvergenceError : F could not be made small: a local minimum of its norm, a radius of 1e-14, too many steps; `best`
         is the best `BoundedRoot`
     ValueError : a start not strictly inside, shapes that do not fit, F not finite at the start, unknown names
-    TypeError : complex input
+    TypeError : complex input; a gradient is required of x0, or of a tensor inside F
 
     Notes
     -----
@@ -117,6 +121,8 @@ def bounded_root(
     if x.ndim != 1 or not len(x):
         raise ValueError(f"x0 must have shape (n,) with n of at least 1, got {tuple(x.shape)}")
     check_finite(x, "x0")
+    if x.requires_grad and torch.is_grad_enabled():
+        raise TypeError(_NO_GRADIENT)
     x = x.detach().clone()
     low, high = box(bounds, x)
     if not bool(((low < x) & (x < high)).all()):
@@ -158,11 +164,17 @@ class _System:
     def __init__(self, F: Any, jac: Any, low: Tensor, high: Tensor, kind: Kind) -> None:
         self.F, self.jac, self.low, self.high, self.kind = F, jac, low, high, kind
         self.evaluations = self.jacobians = 0
+        self.watched = torch.is_grad_enabled()
 
     def value(self, x: Tensor) -> Tensor:
         """F(x)."""
         self.evaluations += 1
-        found = as_tensor(self.F(give_back_array(x, self.kind)), "F(x)")[0].detach().to(x)
+        # Once with a graph, to see whether a gradient would be lost.
+        with torch.set_grad_enabled(self.watched and self.evaluations == 1):
+            found = as_tensor(self.F(give_back_array(x, self.kind)), "F(x)")[0]
+        if found.requires_grad:
+            raise TypeError(_NO_GRADIENT)
+        found = found.to(x)
         if found.shape != x.shape:
             raise ValueError(f"F must return shape {tuple(x.shape)}, got {tuple(found.shape)}")
         return found

@@ -12,7 +12,7 @@ from torch import Tensor
 from resolvent.operators.arrays import Kind, as_tensor, give_back, give_back_array
 from resolvent.random import GeneratorLike
 from resolvent.solve.medoids import k_medoids
-from resolvent.solve.snapshots import Frame, frame_of, rows_of, sines
+from resolvent.solve.snapshots import Frame, frame_of, rows_of, sines, unit_rows
 
 Dissimilarity = Literal["angle", "euclidean"] | Any
 
@@ -290,12 +290,6 @@ def modes(C: Tensor, n_modes: int | None, rtol: float | None) -> tuple[Tensor, T
         left = torch.cat([s.square().flip(0).cumsum(0).flip(0), s.new_zeros(1)]).sqrt()
         count = min(count, max(1, int((left > rtol * left[0]).sum())))
     return Vh[:count].mT, s
-
-
-def unit_rows(C: Tensor) -> Tensor:
-    """Rows of unit length; zeros stay zeros."""
-    lengths = torch.linalg.vector_norm(C, dim=1, keepdim=True)
-    return C / torch.where(lengths > 0, lengths, 1)
 
 
 def _partition(D: Tensor, n_clusters: Any, starts: int, generator: GeneratorLike) -> tuple[Tensor, Tensor]:

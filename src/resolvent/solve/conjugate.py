@@ -10,7 +10,7 @@ from torch import Tensor
 
 from resolvent.errors import ConvergenceError
 from resolvent.operators import lu
-from resolvent.operators.arrays import as_tensor, check_finite, give_back_array
+from resolvent.operators.arrays import as_tensor, check_finite, give_back_array, real_dtype
 from resolvent.operators.gradient import records
 from resolvent.solve.krylov_kernel import descend, turn
 from resolvent.solve.system import Run, SolveInfo, System, iterate, prepare, quotient, real_dots
@@ -97,7 +97,6 @@ def run_cg(system: System, R: Tensor, goal: Tensor, limit: int) -> Run:
     norms = torch.linalg.vector_norm(R, dim=0)
     _check_preconditioner(rho)
     history: list[Tensor] = []
-    start = _so_far(system, X)
     every = 1 if R.device.type == "cpu" else _LOOK
     step = 0
     while step < limit and not (step % every == 0 and bool((norms <= goal).all())):
@@ -115,8 +114,7 @@ def run_cg(system: System, R: Tensor, goal: Tensor, limit: int) -> Run:
         P = turn(P, Z, quotient(rho, before))
         history.append(norms)
         step += 1
-        if start is not None:
-            start(X)
+        system.show(X)
     return Run(X, history, step, step * R.shape[1])
 
 
@@ -130,14 +128,6 @@ def _refuse(system: System, curvature: Tensor, going: Tensor) -> None:
     if value == value:
         raise ValueError(f"A must be positive definite, but p^H A p = {value:.3g} for some p: use minres")
     raise ValueError("the product with A or M returned NaN or infinity")
-
-
-def _so_far(system: System, X: Tensor) -> Callable[[Tensor], Any] | None:
-    if system.callback is None:
-        return None
-    tell = system.callback
-    base = 0 if system.X0 is None else system.X0
-    return lambda X: tell(system.result(X + base))
 
 
 def block_cg(
@@ -194,7 +184,6 @@ def run_block_cg(system: System, R: Tensor, goal: Tensor, limit: int) -> Run:
     Z = system.precondition(Q)
     P, gamma = Z, Q.mH @ Z
     norms = torch.linalg.vector_norm(R, dim=0)
-    start = _so_far(system, X)
     step = 0
     while step < limit and not bool((norms <= goal).all()):
         AP = system.multiply(P)
@@ -218,8 +207,7 @@ def run_block_cg(system: System, R: Tensor, goal: Tensor, limit: int) -> Run:
         norms = torch.linalg.vector_norm(phi, dim=0)
         history.append(norms)
         step += 1
-        if start is not None:
-            start(X)
+        system.show(X)
     return Run(X, history, step, step * k)
 
 
@@ -276,12 +264,15 @@ def shifted_cg(
         raise ValueError(f"shifts must be a vector of at least one real number, got shape {tuple(sigma.shape)}")
     check_finite(sigma, "shifts")
     refuse_gradients(given)
+    if sigma.requires_grad and torch.is_grad_enabled():
+        raise TypeError("shifted_cg has no gradients: detach shifts, or solve(A + sigma * I, b) for each, which has")
     with torch.no_grad():
-        X, steps, history = _shifted(given, sigma.to(torch.zeros((), dtype=given.B.dtype).real.dtype))
+        sigma = (sigma / given.scale).to(real_dtype(given.B.dtype))
+        X, steps, history = _shifted(given, sigma)
         residual = given.B[:, 0] - (given.multiply(X.mT.contiguous()).mT + sigma[:, None].to(X.dtype) * X)
         norm = float(torch.linalg.vector_norm(given.B))
         error = float(torch.linalg.vector_norm(residual, dim=1).max()) / (norm or 1.0)
-    found = give_back_array(X, given.kind)
+        found = give_back_array(given.own(X), given.kind)
     info = SolveInfo("shifted_cg", steps, steps, error, error <= given.rtol, history)
     if not info.converged:
         raise ConvergenceError(

@@ -20,6 +20,9 @@ from resolvent.solve.sketch_project import Sketch, SketchProject
 Inner = Literal["sketch", "gmres", "direct"]
 _ARMIJO, _SHRINK, _GROW = 0.1, 0.5, 2.0
 _TRIALS = 60
+_NO_GRADIENT = (
+    "constrained_newton has no gradients, but x0 or a tensor inside f or c requires one: call it under torch.no_grad()"
+)
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ def constrained_newton(
     ------
     ConvergenceError : the bound was not met, or the inner solver failed; `best` is the last `ConstrainedMinimum`
     ValueError : shapes that do not fit, values that are not finite at the start, unknown names
+    TypeError : a gradient is required of x0, or of a tensor inside f or c
 
     Notes
     -----
@@ -143,6 +147,8 @@ def constrained_newton(
     if x.is_complex() or x.ndim != 1 or not len(x):
         raise ValueError(f"x0 must be real of shape (n,), got {tuple(x.shape)} of {x.dtype}")
     check_finite(x, "x0")
+    if x.requires_grad and torch.is_grad_enabled():
+        raise TypeError(_NO_GRADIENT)
     x = x.detach().clone()
     for name, value, known in (
         ("inner", inner, get_args(Inner)),
@@ -160,8 +166,9 @@ def constrained_newton(
             f"theta must lie in (0, 1), eta, atol, maxiter and epochs be positive, got {theta!r}, {eta!r}, {atol!r}, "
             f"{maxiter!r}, {epochs!r}"
         )
+    watched = torch.is_grad_enabled()
     with torch.no_grad():
-        problem, start = _start(f, c, x, multipliers)
+        problem, start = _start(f, c, x, multipliers, watched)
         total = len(x) + len(start.c)
         if sketch_size is not None and not 1 <= sketch_size <= total:
             raise ValueError(f"sketch_size must be from 1 to n + m = {total}, got {sketch_size!r}")
@@ -181,12 +188,15 @@ def constrained_newton(
         return _Newton(problem, options, (float(eta[0]), float(eta[1])), kind).run(start)
 
 
-def _start(f: Any, c: Any, x: Tensor, multipliers: Any) -> tuple[Lagrangian, Local]:
-    value, constraints = f(x), c(x)
+def _start(f: Any, c: Any, x: Tensor, multipliers: Any, watched: bool) -> tuple[Lagrangian, Local]:
+    with torch.set_grad_enabled(watched):
+        value, constraints = f(x), c(x)
     if not isinstance(value, Tensor) or value.numel() != 1 or value.ndim > 0:
         raise ValueError("f must return a tensor without dimensions")
     if not isinstance(constraints, Tensor) or constraints.ndim != 1 or not 1 <= len(constraints) <= len(x):
         raise ValueError(f"c must return a tensor of shape (m,) with m from 1 to n = {len(x)}")
+    if value.requires_grad or constraints.requires_grad:
+        raise TypeError(_NO_GRADIENT)
     problem = Lagrangian(f, c)
     first = problem.at(x, torch.zeros_like(constraints))
     if not math.isfinite(first.kkt) or not math.isfinite(float(first.value)):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from resolvent.random import GeneratorLike, as_generator
-from resolvent.solve.clusters import Dissimilarity, dissimilarities, unit_rows
+from resolvent.solve.clusters import Dissimilarity, dissimilarities
 from resolvent.solve.medoids import k_medoids
-from resolvent.solve.snapshots import frame_of, rows_of
+from resolvent.solve.snapshots import frame_of, rows_of, unit_rows
 
 
 class EfficiencyRow(NamedTuple):
@@ -223,14 +223,14 @@ def _means(groups: Tensor, labels: Tensor, turn: Tensor, folds: int, normalize: 
 def _left(X: Tensor, C: Tensor) -> Tensor:
     """(v, r + 1) the relative lengths of what 0, 1, ... modes of C leave of the rows of X."""
     v, r = X.shape
-    lengths = torch.linalg.vector_norm(X, dim=1)
-    lengths = torch.where(lengths > 0, lengths, 1)
+    # Relative lengths: those of unit rows.
+    X = unit_rows(X)
     if not len(C):
-        return (torch.linalg.vector_norm(X, dim=1) / lengths)[:, None].expand(v, r + 1)
+        return torch.linalg.vector_norm(X, dim=1)[:, None].expand(v, r + 1)
     Vh = torch.linalg.svd(C, full_matrices=False).Vh
     along = X @ Vh.mH
     beside = torch.linalg.vector_norm(X - along @ Vh, dim=1)
     # From the last mode backwards: sums of small squares, and no difference of large ones.
     tails = along.abs().square().flip(1).cumsum(dim=1).flip(1)
     tails = torch.nn.functional.pad(tails, (0, r + 1 - tails.shape[1]))
-    return (tails + beside.square()[:, None]).sqrt() / lengths[:, None]
+    return (tails + beside.square()[:, None]).sqrt()

@@ -272,7 +272,7 @@ def _solve(
     right = np.zeros((m, 0 if b is None else b.shape[1]), dtype=np.int64) if b is None else b
     # Sparse rows first: of several rows that say the same, the simple ones are kept.
     order = np.argsort((A != 0).sum(axis=1), kind="stable")
-    for p in _some_primes():
+    for p in some_primes():
         if m == n and b is not None and method != "primes" and (whole := solve_lifted(A, b, p)) is not None:
             every, none = tuple(range(n)), np.zeros((n, 0), dtype=object)
             return RationalSolution(whole[0], tuple(whole[1]), none, (), every, (), every, vector)
@@ -308,7 +308,8 @@ def _indices(found: np.ndarray) -> tuple[int, ...]:
     return tuple(int(i) for i in found)
 
 
-def _some_primes() -> Iterator[int]:
+def some_primes() -> Iterator[int]:
+    """The primes that are tried."""
     return (p for p, _ in zip(primes(), range(_TRIES), strict=False))
 
 

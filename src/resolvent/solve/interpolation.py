@@ -12,6 +12,7 @@ from torch import Tensor
 from resolvent.errors import ConvergenceError
 from resolvent.operators import lu
 from resolvent.operators.arrays import Kind, as_tensor, check_finite, give_back, positions
+from resolvent.solve.system import lengths
 
 Norm = Literal["inf", 2] | Callable[[Tensor], Tensor]
 
@@ -155,8 +156,8 @@ def EIM(
         returns such a matrix for points x (m, ...) and y (n, ...)
     x, y : candidates, where f is a callable: tensors or arrays whose first dimension counts the points
     rtol : stop where no column of the residual has a larger norm than `rtol` times that of the largest column of f;
-        default 1e-10 in float64, 1e-5 in float32, and none where `max_terms` alone is given
-    max_terms : stop after so many
+        default 1e-10 in float64, 1e-5 in float32, and none where `max_terms` alone is given; 2 eps at least
+    max_terms : stop after so many, or before at the rank of f
     norm : of columns, for the choice of the next y: "inf", 2, or a callable ``residual (m, n) -> (n,)``
     symmetric : by crosses of the residual; False: the classical recursion with a triangular system for each y. Both
         select the same points and are equal up to rounding errors
@@ -207,6 +208,8 @@ def EIM(
         wanted = float(rtol)
     else:
         raise ValueError(f"rtol must be from 0 to 1, got {rtol}")
+    # Below, residuals are rounding errors: as pivots they would make F singular.
+    wanted = max(wanted, 2 * torch.finfo(matrix.dtype).eps)
     with torch.no_grad():
         select = _crosses if symmetric else _classic
         rows, columns, errors = select(matrix, norm, wanted, max_terms or most)
@@ -244,7 +247,7 @@ def _norms(residual: Tensor, norm: Norm) -> Tensor:
         if found.shape != residual.shape[1:] or not bool((found >= 0).all()):
             raise ValueError(f"norm must give {residual.shape[1]} nonnegative numbers, got {found}")
         return found
-    return torch.linalg.vector_norm(residual, ord=2 if norm == 2 else torch.inf, dim=0)
+    return lengths(residual) if norm == 2 else residual.abs().amax(dim=0)
 
 
 def _next(residual: Tensor, norm: Norm, taken: Sequence[int]) -> tuple[int, int, float]:

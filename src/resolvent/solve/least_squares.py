@@ -15,7 +15,7 @@ from resolvent.operators.gradient import records
 from resolvent.operators.operator import Operator
 from resolvent.random import GeneratorLike, as_generator, gaussian
 from resolvent.solve.implicit import refusing
-from resolvent.solve.least_squares_methods import Factored, Sketched, Solver, Unreached, optimality
+from resolvent.solve.least_squares_methods import Factored, Sketched, Solver, Unreached, frobenius, optimality
 from resolvent.solve.system import SolveInfo, default_rtol, right_sides
 
 Method = Literal["auto", "qr", "sketch", "lsmr"]
@@ -90,8 +90,10 @@ def lstsq(
         raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")
     if not ridge >= 0:
         raise ValueError(f"ridge must be at least 0, got {ridge!r}")
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     A, B, kind, single = right_sides(A, b)
+    if B.is_complex() and not A.is_complex:
+        A = A.to(B.dtype)
     if weights is not None:
         A, B = _weighted(A, B, weights)
     if rcond is None:
@@ -261,10 +263,10 @@ def _report(
     if isinstance(solver, Sketched) and solver.last is not None:
         norm = solver.norm
     elif isinstance(A, Dense):
-        norm = torch.linalg.matrix_norm(A.data.detach())
+        norm = frobenius(A.data.detach())
     else:
         # The image of Gaussian vectors has about the Frobenius norm.
-        norm = torch.linalg.vector_norm(A._matmul(gaussian((A.shape[-1], 1), A.dtype, A.device, 0)), dim=(-2, -1))
+        norm = frobenius(A._matmul(gaussian((A.shape[-1], 1), A.dtype, A.device, 0)))
     error = optimality(norm, X, R, gradient)
     info = SolveInfo(name, passes, solver.steps, error, error <= rtol)
     if not info.converged:

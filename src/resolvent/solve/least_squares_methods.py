@@ -9,6 +9,7 @@ from torch import Tensor
 
 from resolvent.operators.gram import gram_vector
 from resolvent.random import GeneratorLike, as_generator
+from resolvent.solve.system import lengths
 
 _ROUNDS = 5
 _INNER = 80  # steps of conjugate gradients after which the sketch is held to have failed
@@ -53,7 +54,7 @@ class Factored:
             return False
         eye = torch.eye(d.shape[-1], dtype=self.R.dtype, device=self.R.device).expand_as(self.R)
         inverse = torch.linalg.solve_triangular(self.R, eye, upper=True)
-        product = torch.linalg.matrix_norm(self.R) * torch.linalg.matrix_norm(inverse)
+        product = frobenius(self.R) * frobenius(inverse)
         if not bool((product * rcond < 1).all()):
             return False
         self.inner = inverse
@@ -102,7 +103,7 @@ class Sketched:
         self.N = Vh[: self.rank].mH / s[: self.rank].to(Vh.dtype)
         self.small = small[:rows]
         # The sketch keeps the norm, too; the residual and the gradient of the solution come with it.
-        self.norm = torch.linalg.matrix_norm(self.small)
+        self.norm = frobenius(self.small)
         self.last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def solve(self, B: Tensor) -> Tensor:
@@ -162,10 +163,15 @@ class Sketched:
         raise Unreached
 
 
+def frobenius(A: Tensor) -> Tensor:
+    """The Frobenius norm in double precision, where squares of float32 have room."""
+    return torch.linalg.vector_norm(A, dim=(-2, -1), dtype=torch.promote_types(A.dtype, torch.float64))
+
+
 def optimality(A_norm: Tensor, X: Tensor, R: Tensor, gradient: Tensor) -> float:
     """The largest over all columns of |A^H r - ridge x| / (|A| (|r| + |A| |x|)): what a change of A by as much explains."""
-    norm = A_norm[..., None]
-    below = norm * (torch.linalg.vector_norm(R, dim=-2) + norm * torch.linalg.vector_norm(X, dim=-2))
-    above = torch.linalg.vector_norm(gradient, dim=-2)
+    norm = A_norm.double()[..., None]
+    below = norm * (lengths(R) + norm * lengths(X))
+    above = lengths(gradient)
     worst = torch.where(above > 0, above / below.clamp(min=torch.finfo(below.dtype).tiny), 0)
     return float(worst.amax()) if worst.numel() else 0.0

@@ -118,6 +118,38 @@ def echelon(block, p, columns, pivots, kept):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=_EXACT)
+def determinant_mod(a, p):  # type: ignore[no-untyped-def]
+    """The determinant modulo p of balanced residues, which are overwritten."""
+    inverse = 1.0 / p
+    n = a.shape[0]
+    value = 1.0
+    for c in range(n):
+        first = c
+        while first < n and a[first, c] == 0:
+            first += 1
+        if first == n:
+            return 0.0
+        if first > c:
+            value = -value
+            for j in range(c, n):
+                a[c, j], a[first, j] = a[first, j], a[c, j]
+        value *= a[c, c]
+        value -= p * np.rint(value * inverse)
+        scale = float(inverse_mod(int(a[c, c]), int(p)))
+        scale -= p * np.rint(scale * inverse)
+        for k in range(c + 1, n):
+            factor = a[k, c] * scale
+            factor -= p * np.rint(factor * inverse)
+            if factor != 0:
+                # Views that begin at zero: the compiler vectorises no loop whose index may be negative.
+                x, y = a[k, c:], a[c, c:]
+                for j in range(x.size):
+                    t = x[j] - factor * y[j]
+                    x[j] = t - p * np.rint(t * inverse)
+    return value
+
+
+@njit(cache=True, nogil=True, error_model="numpy", fastmath=_EXACT)
 def _digit(c, r, p, span, reduced, x):  # type: ignore[no-untyped-def]
     """x = C r modulo p, in sums of at most `span` products."""
     inverse = 1.0 / p

@@ -167,7 +167,7 @@ def nystrom_preconditioner(
 
 
 def _hermitian(A: Any) -> Operator:
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     if A.batch_shape:
         raise ValueError(f"A must be one matrix, got a batch {tuple(A.batch_shape)}")
     A.check_hermitian("A")

@@ -344,7 +344,7 @@ def _threshold(A: Operator, drop_tol: float, fill_factor: float) -> Operator:
 
 
 def _square(A: Any, batch: bool = True) -> Operator:
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     if A.shape[-1] != A.shape[-2]:
         raise ValueError(f"A must be square, got shape {tuple(A.shape)}")
     if A.batch_shape and not batch:

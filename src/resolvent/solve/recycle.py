@@ -192,9 +192,7 @@ class Recycler:
                 x, r = x + self.U.mT @ along, r - self.C.mT @ along
             step, norms = self._cycle(system, r, goal, limit + 1 - len(history))
             x = X[:, i] = x + step
-            if system.callback is not None:
-                whole = x if system.X0 is None else x + system.X0[:, i]
-                system.callback(system.result(whole[:, None]))
+            system.show(x[:, None], i)
             r = R[:, i] - system.multiply(x[:, None])[:, 0]
             history, products = history + norms, products + len(norms) + 1
             before, norm = norm, float(torch.linalg.vector_norm(r))

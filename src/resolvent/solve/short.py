@@ -10,7 +10,7 @@ from torch import Tensor
 
 from resolvent.operators import lu
 from resolvent.random import GeneratorLike, gaussian
-from resolvent.solve.conjugate import _so_far, answer
+from resolvent.solve.conjugate import answer
 from resolvent.solve.system import Method, Run, System, dots, prepare, quotient
 
 _KAPPA = 0.7  # least cosine between a residual and its image for a step of steepest descent (Sleijpen, van der Vorst)
@@ -32,13 +32,9 @@ def bicgstab(
     Parameters
     ----------
     A : (n, n) operator or anything `as_operator` takes
-    b : (n,) or (n, k); the columns run side by side
-    rtol : bound on ``|b - A x| / |b|`` of each column; default 1e-10 in float64, 1e-5 in float32
     M : (n, n) operator near the inverse of A, or None; it stands on the right
-    x0 : start, of the shape of x; None means zero
     maxiter : most steps, of two products each; default 10 n + 50, at most 20000
-    callback : called with x after every step
-    return_info : also return a `SolveInfo`
+    b, rtol, x0, callback, return_info : as in `cg`
 
     Returns
     -------
@@ -78,7 +74,6 @@ def run_bicgstab(system: System, R: Tensor, goal: Tensor, limit: int) -> Run:
     norms, history = size, []
     alive = torch.ones_like(norms, dtype=torch.bool)
     best, best_norms = X.clone(), norms
-    tell = _so_far(system, X)
     step = 0
     while step < limit:
         going = alive & (norms > goal)
@@ -106,8 +101,7 @@ def run_bicgstab(system: System, R: Tensor, goal: Tensor, limit: int) -> Run:
         alive = alive & ((omega.abs() > 0) | (norms <= goal))
         history.append(norms)
         step += 1
-        if tell is not None:
-            tell(X)
+        system.show(X)
     return Run(best, history, step, 2 * step * R.shape[1])
 
 
@@ -131,13 +125,11 @@ def idr(
     A : (n, n) operator or anything `as_operator` takes
     b : (n,) or (n, k); the columns run one after the other
     s : dimension of the shadow space, at least 1; s = 1 is near BiCGStab, larger s is near full GMRES
-    rtol : bound on ``|b - A x| / |b|`` of each column; default 1e-10 in float64, 1e-5 in float32
     M : (n, n) operator near the inverse of A, or None; it stands on the right
-    x0 : start, of the shape of x; None means zero
     maxiter : most steps, of one product each; default 10 n + 50, at most 20000
     generator : of the shadow space
     callback : called after every step with x, (n,) or the column at work (n, 1)
-    return_info : also return a `SolveInfo`
+    rtol, x0, return_info : as in `cg`
 
     Returns
     -------
@@ -222,7 +214,7 @@ def _idr_column(
             history.append(norm)
             if bool(norm < least):
                 best, least = x, norm
-            _tell(system, x, i)
+            system.show(x[:, None], i)
             if not bool(norm > goal) or len(history) >= limit:
                 return best, history
             f = torch.cat([f[: j + 1] * 0, f[j + 1 :] - beta * small[j + 1 :, j]])
@@ -240,11 +232,5 @@ def _idr_column(
         history.append(norm)
         if bool(norm < least):
             best, least = x, norm
-        _tell(system, x, i)
+        system.show(x[:, None], i)
     return best, history
-
-
-def _tell(system: System, x: Tensor, i: int) -> None:
-    if system.callback is not None:
-        whole = x if system.X0 is None else x + system.X0[:, i]
-        system.callback(system.result(whole[:, None]))

@@ -62,7 +62,7 @@ def schatten_filter(singular_values: Any, bias: Bias = "frobenius", strength: An
     Lagrange's conditions are :math:`\alpha (1 - b) = s^2 b^{p-1}` with b in [0, 1]. Frobenius: :math:`s / (s^2 + \alpha)`,
     ridge regression. Nuclear: :math:`\min(1/s, s/\alpha)`, no bias in strong directions. Spectral: (1 - C) / s, all
     shrink alike. Others: Newton's method in the variable in which the condition is concave, so that it converges from
-    above at every start. Strength 0 is least squares (Gauss and Markov). First-order gradients.
+    above at every start. Strength 0 is least squares (Gauss and Markov). First- and second-order gradients.
 
     References
     ----------
@@ -113,11 +113,12 @@ def factors(s: Tensor, p: float, strength: Tensor) -> Tensor:
     elif p == 2:
         a = 1 / (safe + strength / safe)
     else:
-        ratio = strength / safe / safe
+        # Beyond the range of the dtype, b is 1 all the same.
+        ratio = (strength / safe / safe).clamp(max=torch.finfo(s.dtype).max)
         b = _residual_bias(ratio, p - 1)
         # 1 - b loses its digits where b is near 1; the condition itself gives it there.
-        large = torch.where(ratio > 1, ratio, 1)
-        a = torch.where(ratio > 1, b ** (p - 1) / large, 1 - b) / safe
+        large = ratio > 1
+        a = torch.where(large, b ** (p - 1) * (safe / torch.where(large, strength, 1)), (1 - b) / safe)
     return torch.where(there, a, 0)
 
 
@@ -143,9 +144,13 @@ def _residual_bias(ratio: Tensor, q: float) -> Tensor:
         b = t**m if q < 1 else t
     if not ratio.requires_grad:
         return b
-    # One more step that is recorded: its derivative is that of the implicit function.
-    slope = torch.where(b > 0, r + q * torch.where(b > 0, b, 1) ** (q - 1), 1)
-    return b + torch.where(b > 0, (ratio * (1 - b) - b**q) / slope, 0)
+    # Steps that are recorded: one has the first derivative of the implicit function, two have the second.
+    positive = b > 0
+    for _ in range(2):
+        inside = torch.where(positive, b, 1)
+        slope = torch.where(positive, ratio + q * inside ** (q - 1), 1)
+        b = b + torch.where(positive, (ratio * (1 - inside) - inside**q) / slope, 0)
+    return b
 
 
 def estimator_risk(

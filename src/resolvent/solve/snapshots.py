@@ -34,15 +34,28 @@ class Frame:
     def lengths(self, X: Tensor) -> Tensor:
         """(k,) the lengths of the rows of X."""
         if self.G is None:
-            return torch.linalg.vector_norm(X, dim=1)
-        return (X.conj() * self.weighted(X)).sum(dim=1).real.clamp_min(0).sqrt()
+            return row_lengths(X).to(real_dtype(X.dtype))
+        sizes = X.abs().amax(dim=1, keepdim=True)
+        Y = X / torch.where(sizes > 0, sizes, 1)
+        return (Y.conj() * self.weighted(Y)).sum(dim=1).real.clamp_min(0).sqrt() * sizes[:, 0]
+
+
+def row_lengths(X: Tensor) -> Tensor:
+    """(..., m, n) -> (..., m) the 2-norms of rows, in double precision, where squares of float32 have room."""
+    return torch.linalg.vector_norm(X, dim=-1, dtype=torch.promote_types(X.dtype, torch.float64))
+
+
+def unit_rows(X: Tensor) -> Tensor:
+    """Rows of unit length; zeros stay zeros."""
+    lengths = row_lengths(X)[..., None]
+    return (X / torch.where(lengths > 0, lengths, 1)).to(X.dtype)
 
 
 def frame_of(X: Tensor, inner: Any) -> tuple[Frame, Tensor]:
     """A frame of the rows of X (m, n), and their coordinates (m, r): X = C Q^T."""
-    lengths = torch.linalg.vector_norm(X, dim=1, keepdim=True)
+    lengths = row_lengths(X)[:, None].to(real_dtype(X.dtype))
     # Of unit length, so that small snapshots are not lost beside large ones.
-    U, s, Vh = torch.linalg.svd(X / torch.where(lengths > 0, lengths, 1), full_matrices=False)
+    U, s, Vh = torch.linalg.svd(unit_rows(X), full_matrices=False)
     tiny = torch.finfo(X.dtype).eps * max(X.shape) * s[0]
     rank = max(1, int((s > tiny).sum()))
     C, Q = lengths * U[:, :rank] * s[:rank], Vh[:rank].mT
@@ -101,7 +114,7 @@ def _orthonormal(X: Tensor, each: int) -> Tensor:
     """(a, each, r) orthonormal rows of every group of rows; rows of zeros where a group has less rank."""
     groups = X.reshape(-1, each, X.shape[-1])
     if each == 1:
-        return groups / torch.linalg.vector_norm(groups, dim=2, keepdim=True)
+        return unit_rows(groups)
     _, s, Vh = torch.linalg.svd(groups, full_matrices=False)
     kept = s > torch.finfo(X.dtype).eps * max(groups.shape[1:]) * s[:, :1]
     found = torch.where(kept[..., None], Vh, 0)

@@ -74,7 +74,7 @@ def sor(
     """
     if not 0 < omega < 2:
         raise ValueError(f"omega must lie between 0 and 2, got {omega!r}")
-    system = prepare("sor", A, b, rtol=rtol, M=None, x0=x0, maxiter=maxiter, callback=callback)
+    system = prepare("sor", A, b, rtol=rtol, M=None, x0=x0, maxiter=maxiter, callback=callback, balance=False)
     refuse_gradients(system)
     rows = None if system.A.device.type == "cuda" else compressed_rows(system.A)
 
@@ -84,8 +84,7 @@ def sor(
             if rows is None
             else _relaxed(rows, R, float(omega), goal, limit)
         )
-        if system.callback is not None:
-            system.callback(system.result(X if system.X0 is None else X + system.X0))
+        system.show(X)
         return Run(X, list(history), len(history), 2 * len(history) * R.shape[-1])
 
     return answer(system, run, return_info)
@@ -171,7 +170,7 @@ def optimal_omega(A: Any) -> float:
     >>> round(optimal_omega(A), 6)
     1.071797
     """
-    A = as_operator(A)
+    A = as_operator(A, name="A")
     if A.batch_shape or A.shape[0] != A.shape[1]:
         raise ValueError(f"A must have shape (n, n), got {tuple(A.shape)}")
     from resolvent.spectra.diagonal import diagonal

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resolvent.solve.conjugate import _so_far, answer
+from resolvent.solve.conjugate import answer
 from resolvent.solve.system import Run, System, prepare, quotient, real_dots
 
 
@@ -28,13 +28,8 @@ def minres(
     Parameters
     ----------
     A : (n, n) Hermitian operator or anything `as_operator` takes
-    b : (n,) or (n, k); the columns run side by side
-    rtol : bound on ``|b - A x| / |b|`` of each column; default 1e-10 in float64, 1e-5 in float32
     M : (n, n) Hermitian positive definite operator, or None; the residual is then least in the norm of M
-    x0 : start, of the shape of x; None means zero
-    maxiter : most steps; default 10 n + 50, at most 20000
-    callback : called with x after every step
-    return_info : also return a `SolveInfo`
+    b, rtol, x0, maxiter, callback, return_info : as in `cg`
 
     Returns
     -------
@@ -78,7 +73,6 @@ def run_minres(system: System, R: Tensor, goal: Tensor, limit: int) -> Run:
     cosine, sine, epsilon, delta = -one, zero, zero, zero
     phi, norms, beta_before = beta, real, zero
     history: list[Tensor] = []
-    tell = _so_far(system, X)
     step = 0
     while step < limit and not bool((norms <= goal).all()):
         going = (norms > goal) & (beta > 0)
@@ -111,8 +105,7 @@ def run_minres(system: System, R: Tensor, goal: Tensor, limit: int) -> Run:
         norms = torch.linalg.vector_norm(R, dim=0)
         history.append(norms)
         step += 1
-        if tell is not None:
-            tell(X)
+        system.show(X)
     return Run(X, history, step, step * k)
 
 

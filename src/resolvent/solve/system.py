@@ -12,13 +12,17 @@ from torch import Tensor
 
 from resolvent.errors import ConvergenceError
 from resolvent.info import Info
+from resolvent.operators.algebra import Scaled
 from resolvent.operators.arrays import Kind, as_tensor, check_finite, give_back_array, real_dtype
 from resolvent.operators.convert import as_operator
 from resolvent.operators.operator import Operator
+from resolvent.random import gaussian
 from resolvent.spectra.recurrence import column_dots
 
 # Corrections with the measured residual after which a method has shown all that it can do.
 _ROUNDS = 6
+# Part of the exponents of a dtype within which the squares of all that a method computes are numbers, too.
+_COMFORT = 4
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,12 @@ class Run(NamedTuple):
 
 
 class System(NamedTuple):
-    """Checked input of a solver: A X = B with X, B as blocks of columns."""
+    """Checked input of a solver: A X = B with X, B as blocks of columns.
+
+    Where the user's numbers are so large or small that their squares would leave the range of the dtype, A is the user's
+    over `scale`, column j of B the user's over `sizes[j]`, and M fits this A; `own` turns X back. Powers of two round
+    nothing.
+    """
 
     name: str
     A: Operator
@@ -61,6 +70,8 @@ class System(NamedTuple):
     callback: Callable[[Tensor], Any] | None
     kind: Kind
     single: bool
+    scale: float = 1.0
+    sizes: Tensor | None = None
 
     def multiply(self, X: Tensor) -> Tensor:
         """A X, also for complex columns and a real A."""
@@ -69,6 +80,25 @@ class System(NamedTuple):
     def precondition(self, R: Tensor) -> Tensor:
         """M R; R itself without a preconditioner."""
         return R if self.M is None else self.M(R)
+
+    def own(self, X: Tensor, column: int | None = None) -> Tensor:
+        """X, or a column of it (n, 1), in the user's units."""
+        if self.sizes is None:
+            return X
+        units = self.sizes if column is None else self.sizes[column]
+        wide = torch.promote_types(X.dtype, torch.float64)
+        found = (X.to(wide) * (units / self.scale)).to(X.dtype)
+        if not bool(torch.isfinite(found).all()):
+            raise ValueError(f"the entries of x are beyond the range of {X.dtype}")
+        return found
+
+    def show(self, X: Tensor, column: int | None = None) -> None:
+        """Call the user's function with the start plus X, or plus a column of it (n, 1)."""
+        if self.callback is None:
+            return
+        # A copy: iterations change theirs in place.
+        X = X.clone() if self.X0 is None else X + (self.X0 if column is None else self.X0[:, column, None])
+        self.callback(self.result(self.own(X, column)))
 
     def result(self, X: Tensor) -> Any:
         """X in the shape and kind of b."""
@@ -122,9 +152,10 @@ def prepare(
     square: bool = True,
     hermitian: bool = False,
     flexible: bool = False,
+    balance: bool = True,
 ) -> System:
-    """Check the arguments of a public iteration; see `System`."""
-    A = as_operator(A)
+    """Check the arguments of a public iteration; see `System`. Without `balance`, A is left as it is."""
+    A = as_operator(A, name="A")
     if A.batch_shape:
         raise ValueError(f"{name} takes one matrix, got a batch {tuple(A.batch_shape)}: use solve")
     if square and A.shape[0] != A.shape[1]:
@@ -144,7 +175,52 @@ def prepare(
     if isinstance(maxiter, bool) or not isinstance(maxiter, int) or maxiter < 1:
         raise ValueError(f"maxiter must be an int of at least 1, got {maxiter!r}")
     X0 = None if x0 is None else _start(x0, n, B, single)
-    return System(name, A, B, _preconditioner(M, n, B, flexible), X0, rtol, maxiter, callback, kind, single)
+    system = System(name, A, B, _preconditioner(M, n, B, flexible), X0, rtol, maxiter, callback, kind, single)
+    return in_range(system, balance and torch.finfo(A.dtype).bits < 64)
+
+
+def in_range(system: System, balance: bool) -> System:
+    """The system in units in which squares neither overflow nor vanish; see `System`.
+
+    Parameters
+    ----------
+    system : as given by the user
+    balance : look at the size of A, too, which costs one product with one column
+    """
+    A, B, M, X0 = system.A, system.B, system.M, system.X0
+    comfort = 2.0 ** (-math.log2(torch.finfo(B.dtype).tiny) / _COMFORT)
+
+    def unit(size: Tensor) -> Tensor:
+        """The power of two next to a size that is out of the comfortable range, else 1."""
+        far = (size > 0) & torch.isfinite(size) & ((size > comfort) | (size < 1 / comfort))
+        most = 3.9 * math.log2(comfort)
+        return torch.where(far, torch.exp2(size.log2().clamp(-most, most).round()), 1.0)
+
+    with torch.no_grad():
+        sizes, scale = unit(_largest(B)), 1.0
+        if balance and A.shape[1] and A.shape[0]:
+            # The image of a random vector is as large as A; that of b may be small.
+            probe = gaussian((A.shape[1], 1), A.dtype, A.device, 0)
+            scale = float(unit(_largest(A._matmul(probe)))[0])
+        if scale == 1.0 and bool((sizes == 1).all()):
+            return system
+    if scale != 1.0:
+        A = Scaled(1 / scale, A)
+        M = None if M is None else lambda R: scale * system.precondition(R)
+    B = (B / sizes).to(B.dtype)
+    if X0 is not None:
+        X0 = (X0 * (scale / sizes)).to(X0.dtype)
+    before = 1.0 if system.sizes is None else system.sizes
+    return system._replace(A=A, B=B, M=M, X0=X0, scale=system.scale * scale, sizes=before * sizes)
+
+
+def _largest(X: Tensor) -> Tensor:
+    """The largest absolute value in each column, in float64; of complex numbers of either part."""
+    parts = torch.view_as_real(X.resolve_conj()).flatten(1) if X.is_complex() else X
+    if not X.shape[0]:
+        return torch.zeros(X.shape[1], dtype=torch.float64, device=X.device)
+    top = parts.abs().amax(0)
+    return (top.reshape(-1, 2).amax(1) if X.is_complex() else top).double()
 
 
 def _start(x0: Any, n: int, B: Tensor, single: bool) -> Tensor:
@@ -153,6 +229,8 @@ def _start(x0: Any, n: int, B: Tensor, single: bool) -> Tensor:
     if tuple(X0.shape) != (n, B.shape[1]):
         raise ValueError(f"x0 must have the shape of x, {(n,) if single else (n, B.shape[1])}, got {tuple(X0.shape)}")
     check_finite(X0, "x0")
+    if X0.is_complex() and not B.is_complex():
+        raise TypeError(f"x0 has dtype {X0.dtype}, the system {B.dtype}: give a real start")
     return X0.to(B)
 
 
@@ -161,7 +239,7 @@ def _preconditioner(M: Any, n: int, B: Tensor, flexible: bool) -> Callable[[Tens
         return None
     if flexible and callable(M) and not isinstance(M, Operator):
         return M
-    P = as_operator(M)
+    P = as_operator(M, name="M")
     if tuple(P.shape) != (n, n):
         raise ValueError(f"M must have shape {(n, n)}, got {tuple(P.shape)}")
     if P.is_complex and not B.is_complex():
@@ -197,7 +275,8 @@ def iterate(system: System, method: Method) -> tuple[Tensor, SolveInfo]:
             error = best_error
             if error <= system.rtol or steps >= system.maxiter:
                 break
-            run = method(system, R, goal, system.maxiter - steps)
+            # Callbacks see the run on top of what is there.
+            run = method(system._replace(X0=X), R, goal, system.maxiter - steps)
             X = X + run.X
             R = B - system.multiply(X)
             steps, matvecs = steps + run.steps, matvecs + run.matvecs + B.shape[1]
@@ -209,6 +288,7 @@ def iterate(system: System, method: Method) -> tuple[Tensor, SolveInfo]:
             best, best_error = X, now
             if not halved:
                 break
+    best = system.own(best)
     return best, report(system, best, best_error, steps, matvecs, tuple(float(h) for h in history))
 
 
@@ -231,6 +311,11 @@ def report(
 
 def _worst(R: Tensor, scale: Tensor) -> Tensor:
     return (torch.linalg.vector_norm(R, dim=0) / scale).amax() if R.shape[1] else R.new_zeros(()).abs()
+
+
+def lengths(X: Tensor) -> Tensor:
+    """The 2-norms of the columns (..., n, k) -> (..., k), in double precision, where squares of float32 have room."""
+    return torch.linalg.vector_norm(X, dim=-2, dtype=torch.promote_types(X.dtype, torch.float64))
 
 
 def dots(X: Tensor, Y: Tensor) -> Tensor:

@@ -200,7 +200,7 @@ class TunedSolver:
     bandit : "tsallis_inf" competes with the best parameter of the grid; "cheb_contextual" and "tsallis_bins" with the
         best function of the context; or an object with `probabilities` and `update`
     context : (low, high) range of the contexts, for the bandits that use one
-    cost : what a solve has cost, from its `Info`, at least 1; default its iterations
+    cost : what a solve has cost, from its `Info`, at least 1; default its iterations, or 1
     rtol : passed to the solver; None leaves its default
     generator : of the choices
 
@@ -309,7 +309,8 @@ class TunedSolver:
         return x
 
     def _of(self, info: Any) -> float:
-        return float(info.iterations) if self._cost is None else float(self._cost(info))
+        # A right-hand side of zero takes no iteration, and is solved all the same.
+        return max(1.0, float(info.iterations)) if self._cost is None else float(self._cost(info))
 
 
 def _bandit(bandit: Any, actions: int, context: tuple[float, float] | None) -> Bandit:
