@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
+_PAUSE = 0.1
+
 
 def interleaved(callables: Mapping[str, Callable[[], object]], repeats: int = 7, warmup: int = 1) -> dict[str, float]:
     """Median seconds of each callable, run in turn `repeats` times after `warmup` untimed rounds."""
@@ -24,6 +26,8 @@ def interleaved(callables: Mapping[str, Callable[[], object]], repeats: int = 7,
     for round_ in range(warmup + repeats):
         for name, function in callables.items():
             synchronize()
+            # The threads of one library spin on for a while after its last call, in the way of the next library's.
+            time.sleep(_PAUSE)
             start = time.perf_counter()
             result = function()
             synchronize()

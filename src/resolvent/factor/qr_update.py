@@ -21,6 +21,7 @@ from torch import Tensor
 from resolvent.factor.orthogonal import QR, _positive
 from resolvent.operators.arrays import as_tensor, check_finite, give_back
 from resolvent.operators.threads import one_thread
+from resolvent.random import gaussian
 
 Which = Literal["row", "column"]
 
@@ -258,17 +259,22 @@ def _given(arrays: dict[str, Any], full: bool | None) -> tuple[list[Tensor], Any
         if t.device != q.device:
             raise ValueError(f"{name} and Q must be on one device, got {t.device} and {q.device}")
         dtype = torch.promote_types(dtype, t.dtype)
-    with torch.no_grad(), one_thread(q.numel() <= _SMALL):
+    with torch.no_grad(), one_thread(r.numel() <= _SMALL):
         for name, (t, _) in found.items():
-            if name != "Q":  # the lengths of its columns are looked at anyway
+            if name != "Q":  # a product with it is looked at anyway
                 check_finite(t, name)
         if r.numel() and float(r.tril(-1).abs().amax()) > 0:
             raise ValueError("R must be upper triangular")
-        off = (torch.linalg.vector_norm(q, dim=-2) - 1).abs()
+    with torch.no_grad(), one_thread(q.numel() <= _SMALL):
+        probe = gaussian((p, 1), q.dtype, q.device, 0)
+        size = torch.linalg.vector_norm(probe)
+        off = (torch.linalg.vector_norm(q @ probe, dim=(-2, -1)) / size - 1).abs() if q.numel() else q.real.new_zeros(0)
         if not bool(torch.isfinite(off).all()):
             check_finite(q, "Q")
         if off.numel() and not bool(off.max() < torch.finfo(q.dtype).eps ** 0.5):
-            raise ValueError(f"Q must have orthonormal columns: the length of one is off by {float(off.max()):.2g}")
+            raise ValueError(
+                f"Q must have orthonormal columns: it changes the length of a vector by {float(off.max()):.2g} of it"
+            )
     kind = "numpy" if all(k == "numpy" for _, k in found.values()) else "torch"
     return [t.to(dtype) for t in tensors], kind, (p == m and m > n) if full is None else bool(full)
 

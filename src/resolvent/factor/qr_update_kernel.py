@@ -7,7 +7,7 @@ at once and keeps its rotations, which Q takes later, all in one pass over its m
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from numba import njit, prange
 
 FAST = {"contract", "nsz"}
 
@@ -93,28 +93,36 @@ def fold_into_last(R, w, at, cosines, sines):  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
-def turn_columns(Q, extra, at, cosines, sines, phases, out):  # type: ignore[no-untyped-def]
-    """The first columns of ``[Q extra]`` after the rotations, times `phases`; a few rows at a time stay in the cache."""
-    m, p = Q.shape
-    width = p + extra.shape[1]
-    step = max(8, min(64, 65536 // max(width, 1)))
-    block = np.empty((width, step), Q.dtype)
-    for start in range(0, m, step):
-        rows = min(step, m - start)
+@njit(inline="always")
+def _turn_block(start, rows, Q, before, extra, at, cosines, sines, phases, out):  # type: ignore[no-untyped-def]
+    """`turn_columns` for a few rows, which stay in the cache."""
+    p, width = Q.shape[1], Q.shape[1] + extra.shape[1]
+    block = np.empty((width, rows), Q.dtype)
+    for i in range(rows):
+        for k in range(p):
+            block[k, i] = Q[start + i, k] * before[k]
+        for k in range(p, width):
+            block[k, i] = extra[start + i, k - p]
+    for r in range(cosines.size):
+        c, s = cosines[r], sines[r]
+        conjugate = np.conj(s)
+        x, y = block[at[r, 0]], block[at[r, 1]]
         for i in range(rows):
-            for k in range(p):
-                block[k, i] = Q[start + i, k]
-            for k in range(p, width):
-                block[k, i] = extra[start + i, k - p]
-        for r in range(cosines.size):
-            c, s = cosines[r], sines[r]
-            conjugate = np.conj(s)
-            x, y = block[at[r, 0]], block[at[r, 1]]
-            for i in range(rows):
-                left, right = x[i], y[i]
-                x[i] = c * left + conjugate * right
-                y[i] = c * right - s * left
-        for i in range(rows):
-            for k in range(out.shape[1]):
-                out[start + i, k] = block[k, i] * phases[k]
+            left, right = x[i], y[i]
+            x[i] = c * left + conjugate * right
+            y[i] = c * right - s * left
+    for i in range(rows):
+        for k in range(out.shape[1]):
+            out[start + i, k] = block[k, i] * phases[k]
+
+
+def _turn_columns(Q, before, extra, at, cosines, sines, phases, out):  # type: ignore[no-untyped-def]
+    """The first columns of ``[Q diag(before), extra]`` after the rotations, times `phases`."""
+    m = Q.shape[0]
+    step = max(8, min(64, 65536 // max(Q.shape[1] + extra.shape[1], 1)))
+    for j in prange((m + step - 1) // step):
+        _turn_block(j * step, min(step, m - j * step), Q, before, extra, at, cosines, sines, phases, out)
+
+
+turn_columns = njit(cache=True, nogil=True, fastmath=FAST)(_turn_columns)
+turn_columns_on_all = njit(cache=True, nogil=True, fastmath=FAST, parallel=True)(_turn_columns)

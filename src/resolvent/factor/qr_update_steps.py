@@ -6,6 +6,8 @@ import numpy as np
 import torch
 
 Array = np.ndarray
+# Numbers times rotations of them up to which one thread is faster.
+_ALONE = 1 << 24
 Factors = tuple[Array, Array]
 
 
@@ -17,36 +19,39 @@ def add_product(Q: Array, R: Array, U: Array, V: Array) -> Factors:
     """Factors of ``Q R + U V^H``, column after column (Daniel, Gragg, Kaufman and Stewart)."""
     from resolvent.factor import qr_update_kernel as kernel
 
-    # Without rotations: what is done to the signs of R alone.
-    Q, R = _Rotations(R, 0).apply(Q, Q[:, :0], R.copy(), Q.shape[1]) if _unsigned(R) else (Q, R)
+    given, (signs, R) = Q, _signed(Q.shape[1], R.copy())
     for u, v in zip(U.T, V.T, strict=True):
         size = np.abs(u).max(initial=0.0)
         if not size > 0 or not v.any():
             continue
         p = Q.shape[1]
         w, outside = _coordinates(Q, u / size, False)
+        w[:p] *= signs.conj()
         R = _rows(R, len(w))
         turns = _Rotations(R, 2 * len(w))
         turns.add(kernel.fold_vector(R, w, 0, *turns.room()))
         R[0] += w[0] * (v.conj() * size)
         turns.add(kernel.fold_band(R, 0, 1, *turns.room()))
-        Q, R = turns.apply(Q, outside, R, p)
-    return Q, R
+        Q, R = turns.apply(Q, outside, R, p, signs)
+        signs = np.ones_like(signs)
+    return (Q * signs if Q is given else Q), R
 
 
 def insert_columns(Q: Array, R: Array, X: Array, position: int) -> Factors:
     """Factors with the columns of X from `position` on; Q gains columns while it has fewer than rows."""
     from resolvent.factor import qr_update_kernel as kernel
 
-    Q, R = _Rotations(R, 0).apply(Q, Q[:, :0], R.copy(), Q.shape[1]) if _unsigned(R) else (Q, R)
+    given, (signs, R) = Q, _signed(Q.shape[1], R.copy())
     for j, x in enumerate(X.T, position):
         size = np.abs(x).max(initial=0.0)
         w, outside = _coordinates(Q, x / size if size > 0 else x, True)
+        w[: len(signs)] *= signs.conj()
         R = _rows(R, len(w))
         turns = _Rotations(R, len(w))
         turns.add(kernel.fold_vector(R, w, j, *turns.room()))
-        Q, R = turns.apply(Q, outside, np.insert(R, j, w * size, 1), len(w))
-    return Q, R
+        Q, R = turns.apply(Q, outside, np.insert(R, j, w * size, 1), len(w), signs)
+        signs = np.ones(Q.shape[1], Q.dtype)
+    return (Q * signs if Q is given else Q), R
 
 
 def delete_columns(Q: Array, R: Array, position: int, count: int, full: bool) -> Factors:
@@ -140,10 +145,17 @@ def _coordinates(Q: Array, u: Array, widen: bool) -> tuple[Array, Array]:
     return np.append(w, length).astype(Q.dtype), outside[:, None]
 
 
-def _unsigned(R: Array) -> bool:
-    """Whether a diagonal entry of R is negative or not real."""
+def _signed(count: int, R: Array) -> tuple[Array, Array]:
+    """Signs d for `count` columns of Q, and the R that belongs to Q diag(d), its diagonal nonnegative."""
+    found = np.ones(count, R.dtype)
     d = R.diagonal()
-    return bool((d != np.abs(d)).any())
+    size = np.abs(d)
+    found[: len(d)] = np.where(size > 0, d / np.where(size > 0, size, 1), 1)
+    if (found == 1).all():
+        return found, R
+    R = R * found.conj()[:, None]
+    np.fill_diagonal(R, size)
+    return found, R
 
 
 def _rows(R: Array, count: int) -> Array:
@@ -167,19 +179,15 @@ class _Rotations:
     def add(self, count: int) -> None:
         self.count += count
 
-    def apply(self, Q: Array, extra: Array, R: Array, kept: int) -> Factors:
-        """The first columns of ``[Q extra]`` and rows of the turned R, its diagonal made nonnegative."""
-        from resolvent.factor.qr_update_kernel import turn_columns
+    def apply(self, Q: Array, extra: Array, R: Array, kept: int, signs: Array | None = None) -> Factors:
+        """The first columns of ``[Q diag(signs), extra]`` and rows of the turned R, its diagonal made nonnegative."""
+        from resolvent.factor import qr_update_kernel as kernel
 
-        R = R[:kept]
-        d = R.diagonal().copy()
-        size = np.abs(d)
-        phases = np.ones(kept, R.dtype)
-        phases[: len(d)] = np.where(size > 0, d / np.where(size > 0, size, 1), 1)
-        R *= phases.conj()[:, None]
-        np.fill_diagonal(R, size)
+        phases, R = _signed(kept, R[:kept])
         out = np.empty((Q.shape[0], kept), Q.dtype)
         done = slice(self.count)
         turns = self.at[done], self.cosines[done], self.sines[done]
-        turn_columns(Q, np.ascontiguousarray(extra), *turns, phases, out)
+        before = np.ones(Q.shape[1], Q.dtype) if signs is None else signs
+        turn = kernel.turn_columns_on_all if out.size * (1 + self.count) > _ALONE else kernel.turn_columns
+        turn(Q, before, np.ascontiguousarray(extra), *turns, phases, out)
         return out, R
