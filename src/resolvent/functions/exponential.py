@@ -26,6 +26,8 @@ _DIGITS = {torch.float64: 53.0, torch.float32: 24.0}
 _SMALL = {False: 64, True: 32}
 # Multiplications that keep one core busy for longer than it takes to wake another.
 _PER_THREAD = 100_000
+# Side of one complex matrix from which torch's threads gain.
+_WIDE = 160
 
 _ROOT = math.sqrt(177)
 # T8 = (I + A + y A2) + (x3 A2 + A4) (x4 I + x5 A + x6 A2 + x7 A4), A4 = A2 (x1 A + x2 A2); the last row is x7.
@@ -120,7 +122,15 @@ def _value(A: Tensor) -> Tensor:
     product = product_of(A)
     if product is not None:
         return _in_range(_large(A[None], lambda X, Y: product(X[0], Y[0])[None])[0])
-    return _in_range(_one_by_one(A) if A.device.type == "cpu" else _large(A[None])[0])
+    return _in_range(_one_by_one(A) if _fits_the_cache(A) else _large(A[None])[0])
+
+
+def _fits_the_cache(A: Tensor) -> bool:
+    """Whether matrix by matrix is faster; complex products are, of what is large or many, on all of torch's threads."""
+    n = A.shape[-1]
+    count = A.numel() // n**2
+    many = n >= 24 and count >= 16 and count * n**3 >= 15 * _PER_THREAD
+    return A.device.type == "cpu" and not (A.is_complex() and (n >= _WIDE or many))
 
 
 def _tangent(A: Tensor, E: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,8 @@ from resolvent.random import GeneratorLike
 from resolvent.spectra.entropy import entropy, entropy_of_eigenvalues
 
 # n x n similarities that are decomposed; beyond, quadrature.
+# Rows that are scaled and multiplied at once, and the columns of a block of the result.
+_ROWS, _PANEL, _PANELS = 4096, 96, 8
 _DENSE = 10_000
 
 
@@ -183,9 +185,24 @@ def _of_features(X: Tensor, q: float, p: Tensor, method: str) -> Tensor:
     lengths = torch.linalg.vector_norm(X, dim=1, keepdim=True)
     if bool((lengths == 0).any()):
         raise ValueError(f"row {int((lengths[:, 0] == 0).nonzero()[0])} of X_or_K is zero: it has no direction")
-    Y = X / lengths * p.sqrt()[:, None]
+    scale = p.sqrt()[:, None] / lengths
     small = X.shape[1] < X.shape[0] if method == "auto" else method == "dual"
+    if small and not (torch.is_grad_enabled() and (X.requires_grad or p.requires_grad)):
+        return _score(_gram_of_rows(X, scale), q)
+    Y = X * scale
     return _score(Y.mH @ Y if small else Y @ Y.mH, q)
+
+
+def _gram_of_rows(X: Tensor, scale: Tensor) -> Tensor:
+    """``Y^H Y`` of Y = X * scale, whose rows are in the cache when they are multiplied; its upper blocks alone."""
+    n = X.shape[1]
+    G = torch.zeros(n, n, dtype=X.dtype, device=X.device)
+    width = max(_PANEL, -(-n // _PANELS))
+    for rows, sizes in zip(X.split(_ROWS), scale.split(_ROWS), strict=True):
+        Y = rows * sizes
+        for a in range(0, n, width):
+            G[a : a + width, a:].addmm_(Y[:, a : a + width].mH, Y[:, a:])
+    return torch.triu(G) + torch.triu(G, 1).mH
 
 
 def _of_operator(K: Operator, q: float, weights: Any, method: str, rtol: float | None, generator: GeneratorLike) -> Any:
