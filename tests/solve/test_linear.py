@@ -166,6 +166,13 @@ def test_iterations_take_a_start_a_preconditioner_and_batches_of_right_hand_side
 def test_large_sparse_matrices_get_a_preconditioner_that_fits():
     laplacian = ops.Sparse(poisson(20))
     assert _choice(laplacian, "auto", None)[1].sizes[0] == 400
+    # Weights over eight decades, and a hub, are nothing for aggregates.
+    edges = np.array([(i, j) for i in range(400) for j in (i + 1, i + 20) if j < 400])
+    for weights in (10.0 ** np.random.default_rng(0).uniform(0, 8, len(edges)), np.ones(len(edges))):
+        ends = np.concatenate([edges, [(0, j) for j in range(100, 400)]]) if weights[0] == 1 else edges
+        W = sp.coo_matrix((np.ones(len(ends)) if weights[0] == 1 else weights, ends.T), shape=(400, 400)).tocsr()
+        uneven = sp.csgraph.laplacian(W + W.T).tocsr() + sp.eye(400)
+        assert type(_choice(ops.Sparse(uneven), "auto", None)[1]).__name__ == "RandomizedFactors"
     n = 30
     dense = sp.random(n, n, 0.3, random_state=0)
     indefinite = ops.Sparse((dense + dense.T).tocsr())
