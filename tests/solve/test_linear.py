@@ -289,3 +289,11 @@ def test_the_residual_is_measured_where_its_square_leaves_the_range(scale):
     x, info = solve(A * scale, b, return_info=True)
     assert 0 < info.error < 1e-14
     torch.testing.assert_close(A @ (x * scale), b, rtol=1e-12, atol=1e-12)
+
+
+def test_columns_of_any_size_have_a_residual_of_their_own():
+    A = torch.randn(30, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    sizes = torch.tensor([1e-250, 1.0, 1e250], dtype=torch.float64)
+    X, info = solve(A, torch.ones(30, 3, dtype=torch.float64) * sizes, return_info=True)
+    assert 0 < info.error < 1e-14
+    torch.testing.assert_close(A @ (X / sizes), torch.ones(30, 3, dtype=torch.float64), rtol=1e-12, atol=1e-12)

@@ -11,7 +11,6 @@ from torch import Tensor
 from resolvent.errors import ConvergenceError
 from resolvent.operators.arrays import give_back_array
 from resolvent.operators.convert import OperatorLike, as_operator
-from resolvent.operators.magnitude import unit_of
 from resolvent.operators.operator import Operator
 from resolvent.operators.toeplitz import Toeplitz
 from resolvent.random import gaussian
@@ -83,8 +82,8 @@ def solve(
     multiples, powers, products, block diagonals, Kronecker products, Kronecker sums (two terms, or Hermitian ones), and
     any of these plus low rank. Dense matrices: Cholesky if declared Hermitian and found positive, else LU with one look
     at the pivots. Sparse ones: SuperLU if the factors are known to be small, else `amg` or `ic` with conjugate gradients,
-    `ilu` with GMRES. "refine" takes dense float64 matrices, about 1.5 times faster than "direct" where n is in the thousands, up to a
-    condition of 1e7 and beyond where few singular values are that small. A residual above `rtol` is solved for once more before it is an error. Gradients to b and to the
+    `ilu` with GMRES. "refine" takes dense float64 matrices, about 1.5 times faster than "direct" where n is in the
+    thousands, up to a condition of 1e7 and beyond where few singular values are that small. A residual above `rtol` is solved for once more before it is an error. Gradients to b and to the
     tensors inside A, of first and second order, by the adjoint system; nothing of an iteration is recorded.
 
     Examples
@@ -206,9 +205,11 @@ def _refined(
 
 
 def _lengths(X: Tensor) -> Tensor:
-    """`lengths`, also where squares of float64 leave its range."""
-    unit = unit_of(X)
-    return lengths(X / unit) * unit
+    """`lengths`, also of columns whose squares leave the range of float64."""
+    if not X.shape[-2]:
+        return lengths(X)
+    top = X.abs().amax(-2, keepdim=True)
+    return lengths(X / torch.where(top > 0, top, 1)) * top[..., 0, :]
 
 
 def _worst(length: Tensor, below: Tensor) -> float:
