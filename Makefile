@@ -9,11 +9,13 @@ READY := $(VENV)/.resolvent-ready
 DEMO := $(VENV)/.resolvent-demo
 WORKERS ?= 2
 
-.PHONY: help env demo test cov lint types floors claims record docs bench clean
+.PHONY: help env demo test torture fuzz cov lint types floors claims record docs bench clean
 
 help:
 	@echo "make demo    report on a real checkpoint (a sentence transformer of 22 million parameters)"
 	@echo "make test    all tests and doctests"
+	@echo "make torture kill the writer of an index 1000 times, and 10,000 random steps against a dictionary"
+	@echo "make fuzz    invented files for everything that reads files, for 60 seconds (SECONDS=600: longer)"
 	@echo "make cov     the same, with the coverage of src"
 	@echo "make claims  what the papers claim, measured (make record: and kept for the docs)"
 	@echo "make lint    ruff, the floors (import-linter), mypy"
@@ -42,6 +44,15 @@ demo: $(DEMO)
 # Threads that wait without spinning: the workers share the processors.
 test: $(READY)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(WORKERS)
+
+torture: $(READY)
+	RESOLVENT_TORTURE=1000 RESOLVENT_STEPS=10000 $(BIN)/python -m pytest -q -n 0 -s \
+		tests/search/test_store_torture.py tests/search/test_store_model.py
+
+SECONDS ?= 60
+fuzz: $(READY)
+	$(PIP) --constraint constraints.txt --editable '.[fuzz]'
+	OMP_NUM_THREADS=1 $(BIN)/python tests/search/fuzz_readers.py -max_total_time=$(SECONDS)
 
 cov: $(READY)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(WORKERS) --cov --cov-report=term

@@ -38,3 +38,23 @@ class ConvergenceError(ResolventError, RuntimeError):
 
 class AccuracyWarning(UserWarning):
     """A result is as accurate as its input allows, and that is less than one may expect."""
+
+
+class StoreError(ResolventError):
+    """Base of the errors of an index on disk."""
+
+
+class Busy(StoreError, TimeoutError):
+    """Another process is writing to the index and did not finish within the timeout."""
+
+
+class Damaged(StoreError, ValueError):
+    """A file of the index is missing, truncated or has other bytes than those that were written."""
+
+
+class ReadOnly(StoreError, PermissionError):
+    """The index was opened for reading, or its directory or disk cannot be written."""
+
+
+class NoSpace(StoreError, OSError):
+    """The disk is full; nothing of the batch was written, and what was there before still is."""

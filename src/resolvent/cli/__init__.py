@@ -1,4 +1,4 @@
-"""The command line: `resolvent report`, `resolvent claims`, `resolvent find`."""
+"""The command line: `resolvent report`, `resolvent claims`, `resolvent find`, `resolvent index`."""
 
 import lazy_loader as _lazy
 

@@ -1,4 +1,4 @@
-"""The command `resolvent`: its three commands, and errors shown as one line instead of a traceback."""
+"""The command `resolvent`: its commands, and errors shown as one line instead of a traceback."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 
 from resolvent.cli.claims import claims_command
 from resolvent.cli.find import find_command
+from resolvent.cli.index_command import index_app
 from resolvent.cli.report_command import report_command
 from resolvent.errors import ResolventError
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 app.command("report")(report_command)
 app.command("claims")(claims_command)
 app.command("find")(find_command)
+app.add_typer(index_app, name="index")
 
 
 @app.callback(invoke_without_command=True)

@@ -31,7 +31,7 @@ def report_command(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="A .safetensors file, folder or index, .pt, .pth, .npy, .npz, .mtx, .csv, .parquet or edge list.",
+            help="A .safetensors file, folder or index, .pt, .pth, .npy, .npz, .mtx, .csv, .parquet, edge list, search index.",
         ),
     ],
     file2: Annotated[Path | None, typer.Argument(metavar="[FILE2]", help="A second one: what changed?")] = None,

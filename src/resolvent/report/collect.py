@@ -41,7 +41,7 @@ def report(
     Parameters
     ----------
     source : path of a .safetensors file, a folder or an index of shards, .pt, .pth, .npy, .npz, Matrix Market .mtx, .csv,
-        .parquet or an edge list; or a state dict, or a module
+        .parquet or an edge list; the directory of an index of `resolvent.search`; or a state dict, or a module
     other : a second one to compare it with, of the same kinds
     quick : no bootstrap of the tails and no shuffled spectra; of matrices with a shorter side of 1024 or more only the
         norms, stable rank and participation ratio, which need no spectrum

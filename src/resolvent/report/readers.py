@@ -48,7 +48,7 @@ def stored_tensors(path: str | os.PathLike[str]) -> Iterator[list[Stored]]:
     ----------
     path : a .safetensors file, an index of shards (.index.json) or a directory with weights; a .pt, .pth, .bin or .ckpt
         of `torch.save`; .npy, .npz (NumPy's arrays, or SciPy's sparse matrix); Matrix Market .mtx; .csv or .parquet of
-        vectors; an edge list (.edges, .edgelist, .txt)
+        vectors; an edge list (.edges, .edgelist, .txt); the directory of an index of `resolvent.search`
 
     Returns
     -------
@@ -108,9 +108,10 @@ def stored_state(state: Mapping[str, Any]) -> list[Stored]:
 
 def _read(path: Path, stack: ExitStack) -> list[Stored]:
     if path.is_dir():
+        from resolvent.report.index_directory import index_fields, is_index
         from resolvent.report.shards import directory
 
-        return directory(path)
+        return index_fields(path) if is_index(path) else directory(path)
     suffix = path.suffix.lower()
     if not path.name.lower().endswith(".index.json") and suffix not in SUFFIXES and path.is_file():
         raise ValueError(f"{path}: unknown kind of file {printable(suffix)!r}; can read {', '.join(SUFFIXES)}")
