@@ -43,7 +43,7 @@ class Vectors:
     >>> import numpy as np
     >>> v = Vectors.of(np.array([[1.0, 2.0], [3.0, -4.0]]), "int8")
     >>> v.rows(np.array([1])).round(2)
-    array([[ 3.02, -4.  ]], dtype=float32)
+    array([[ 2.99, -4.  ]], dtype=float32)
     """
 
     def __init__(self, dim: int, dtype: str = "float32") -> None:
