@@ -160,6 +160,9 @@ def test_bad_texts_are_named(arguments, error, message):
         ({"eps": 1.5}, "eps must lie"),
         ({"method": "fft"}, "method must be"),
         ({"method": "bounded"}, "k must be given"),
+        ({"method": "approx"}, "eps must be given"),
+        ({"k": 1, "eps": 0.1}, "eps belongs to method='approx', the method is 'bounded'"),
+        ({"method": "exact", "k": 1}, "k belongs to method='bounded'"),
         ({"wildcard": "a", "k": 1}, "wildcard needs"),
     ],
 )

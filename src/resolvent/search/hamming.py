@@ -111,7 +111,7 @@ def hamming_profile(
     if chosen == "bounded":
         out, correlations, error = _bounded(symbols, int(k or 0), as_generator(generator)), 0, 0.0
     elif chosen == "approx":
-        out, correlations, error = _approximate(symbols, float(eps or 0.1), maps, as_generator(generator))
+        out, correlations, error = _approximate(symbols, float(eps or 0), maps, as_generator(generator))
     else:
         out, correlations, error = _exact(symbols)
     result: Any = torch.from_numpy(out).to(text.device) if isinstance(text, Tensor) else out
@@ -127,8 +127,11 @@ def _method(method: str, k: int | None, eps: float | None, wildcard: Any) -> str
         raise ValueError(f"eps must lie between 0 and 1, got {eps}")
     if method == "auto":
         method = "bounded" if k is not None else "approx" if eps is not None else "exact"
-    if method == "bounded" and k is None:
-        raise ValueError("k must be given for method='bounded'")
+    for name, value, owner in (("k", k, "bounded"), ("eps", eps, "approx")):
+        if method == owner and value is None:
+            raise ValueError(f"{name} must be given for method={owner!r}")
+        if method != owner and value is not None:
+            raise ValueError(f"{name} belongs to method={owner!r}, the method is {method!r}")
     if wildcard is not None and method != "exact":
         raise ValueError(f"wildcard needs method='exact', got {method!r}")
     return method
