@@ -68,7 +68,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 claims: $(READY)
-	$(BIN)/resolvent claims
+	$(BIN)/resolvent claims --jobs $(WORKERS)
 
 record: $(READY)
 	$(BIN)/resolvent claims --record

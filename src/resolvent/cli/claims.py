@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from resolvent.claims import Claim, Scale, load, run, select
+from resolvent.claims import Claim, Scale, load, select
 from resolvent.claims_record import RECORD, Record, merge, read, write
 
 _STYLES = {
@@ -26,6 +26,9 @@ def claims_command(
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="The documented scale, not the quick one.")] = False,
     json: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write the records to a file.")] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="Processes for the claims that read no clock; the others run alone.")
+    ] = 1,
     record: Annotated[bool, typer.Option("--record", help="Keep the records, for the docs.")] = False,
     directory: Annotated[Path, typer.Option("--directory", help="Where the files of claims are.")] = Path("claims"),
 ) -> None:
@@ -34,7 +37,7 @@ def claims_command(
     Exits with 1 when a claim is missed that is not recorded as a known miss, or when one ends in an error.
     """
     every = load(directory)
-    records = measure(select(every, what), Scale(full=full))
+    records = measure(select(every, what), Scale(full=full), jobs, directory)
     show(records)
     if json is not None:
         write(records, json)
@@ -44,13 +47,15 @@ def claims_command(
         raise typer.Exit(1)
 
 
-def measure(claims: Sequence[Claim], scale: Scale) -> list[Record]:
-    """Run claims one after another behind a progress bar.
+def measure(claims: Sequence[Claim], scale: Scale, jobs: int = 1, directory: Path = Path("claims")) -> list[Record]:
+    """Run claims behind a progress bar.
 
     Parameters
     ----------
     claims : what to run
     scale : the size to run at
+    jobs : processes for those that read no clock
+    directory : where the files of claims are, for those processes
 
     Returns
     -------
@@ -64,13 +69,15 @@ def measure(claims: Sequence[Claim], scale: Scale) -> list[Record]:
     from rich.console import Console
     from rich.progress import Progress
 
-    records = []
+    from resolvent.cli.claims_workers import run_beside
+
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("claims", total=len(claims))
-        for claim in claims:
-            progress.update(task, description=f"{claim.room}: {claim.name}")
-            records.append(run(claim, scale))
-            progress.advance(task)
+
+        def done(claim: Claim) -> None:
+            progress.update(task, description=f"{claim.room}: {claim.name}", advance=1)
+
+        records = run_beside(claims, scale, jobs, directory, done)
     return records
 
 
