@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from resolvent.search.hits import Found, Hits, Metric
+from resolvent.search.hits import Found, Hits, Metric, as_hits
 from resolvent.search.hnsw_build import BuildRules, insert_rows, without_dead
 from resolvent.search.hnsw_graph import HNSWGraph
-from resolvent.search.hnsw_threads import Gate, in_threads, spans, thread_count
-from resolvent.search.index import VectorIndex
+from resolvent.search.hnsw_threads import Gate, thread_count
+from resolvent.search.index import VectorIndex, as_queries
 from resolvent.search.vectors import Vectors
 
 # Largest norm over median norm up to which rows get a coordinate that makes their norms equal: measured, up to 1.3 it saves
@@ -46,9 +45,14 @@ class HNSW(VectorIndex):
     Options of `query`: `ef` = 64 places of the walk (more: better and slower), `rerank` = rows scored again after an int8
     first stage, `threads` (default: as many as torch has, for at least 32 queries).
     A query costs about `ef` list reads and 10 to 20 `ef` scores, each a row from memory: latency is the limit, so rows are
-    prefetched. Insertion is in batches, each against the graph before it: the graph is the same for any number of threads.
-    `allowed` and removed rows: few matches are scanned; else the walk steps over blocked rows and doubles `ef` until it
-    has filled its list, or scans. The recall of any other answer is not guaranteed: `exact_search` is there to measure it.
+    prefetched, and the queries of a batch are answered in an order in which neighbours find each other's rows in the cache.
+    Upper layers are left with several nodes, not the paper's one, so that a walk does not come down in the wrong cluster.
+    Insertion is in batches, each against the graph before it: the graph is the same for any number of threads.
+    `allowed` and removed rows: `ef` counts places for rows that match, whatever their share. Up to 2000 + 50 `ef` matches
+    are scanned, which is exact; where 30 % of the rows match, or more, an ordinary walk gets more places (a scan up to
+    2000 + 20 `ef`); between the two the walk steps from match to match over blocked rows. A walk that finds too few
+    doubles its places, then all matches are scanned. The recall of any other answer is not guaranteed: `exact_search`
+    is there to measure it.
     Under "ip" a few rows that are much longer than all others are kept out of the graph and scored in every query.
     There are no gradients. Bytes per row: those of the vector, 8M for links and about 10 more.
 
@@ -106,6 +110,8 @@ class HNSW(VectorIndex):
         self._codes: Vectors | None = None
         self._lifted = False
         self._heavy = np.empty(0, np.int64)
+        # Was a row removed since? Looking at a byte of every row would take longer than a query.
+        self._removed = False
         self._trusted = True
         self._gate, self._plan = Gate(), threading.local()
         self._free: list[tuple[np.ndarray, np.ndarray]] = []
@@ -122,6 +128,7 @@ class HNSW(VectorIndex):
         vectors = self._stored()
         with self._gate.writing():
             self._graph, self._trusted = HNSWGraph(self.M, self.seed), True
+            self._removed = bool(self._dead.any())
             self._codes = Vectors(vectors.dim, "int8") if self.first_stage else None
             self._encode(0)
             self._heavy = self._heavy_rows()
@@ -159,7 +166,7 @@ class HNSW(VectorIndex):
             self._heavy = np.searchsorted(live, self._heavy[self._dead[self._heavy] == 0])
             self._ids, self._vectors = self._ids.keep(live), vectors.keep(live)
             self._codes = None if self._codes is None else self._codes.keep(live)
-            self._dead, self._graph = np.zeros(len(live), np.uint8), graph
+            self._dead, self._graph, self._removed = np.zeros(len(live), np.uint8), graph, False
         return self
 
     def _stored(self) -> Vectors:
@@ -213,12 +220,28 @@ class HNSW(VectorIndex):
 
     def query(self, q: Any, k: int = 10, *, allowed: Any = None, **options: Any) -> Hits:
         """Find the k best rows; see `VectorIndex.query` and the options in the Notes of the class."""
-        hits = super().query(q, k, allowed=allowed, **options)
+        from resolvent.search.hnsw_query import plain_queries
+
+        k = _whole("k", k, 1, 2**31 - 1)
+        if options:
+            self._check_options(options)
+        vectors = self._stored()
+        queries = plain_queries(q, vectors.dim, self.metric)
+        if queries is None:
+            queries = as_queries(q, vectors.dim, self.metric)
+        bitmap = None if allowed is None and not self._removed else self._bitmap(allowed)
+        found = self._search(queries, k, bitmap, **options)
         links = {"l2": "distances", "cosine": "cosines"}.get(
             self.metric, "distances of even norms" if self._lifted else "raw products"
         )
         explain = {"method": "hnsw", "plan": self._plan.name, "links": links, "first_stage": self.first_stage}
-        return replace(hits, explain={**hits.explain, **explain})
+        return as_hits(found, self._ids.take(found.rows), q, explain)
+
+    def remove(self, ids: Any) -> int:
+        """Remove rows by id and say how many; an id that is not there is a KeyError and nothing is removed."""
+        # Before it happens: a query in another thread must not miss it.
+        self._removed = True
+        return super().remove(ids)
 
     def _search(  # type: ignore[override]
         self,
@@ -231,7 +254,7 @@ class HNSW(VectorIndex):
     ) -> Found:
         ef = _whole("ef", ef, 1, 1 << 30)
         rerank = None if rerank is None else _whole("rerank", rerank, 1, 1 << 30)
-        count = thread_count(threads)
+        count = 1 if threads is None and len(q) < 32 else thread_count(threads)
         with self._gate.reading():
             self._check_links()
             n = self._graph.count
@@ -241,23 +264,20 @@ class HNSW(VectorIndex):
             from resolvent.search.hnsw_query import Walk
 
             walk = Walk(self, k, ef, rerank, allowed)
-            if threads is None and len(q) < 32:
-                count = 1
-            parts = spans(len(q), 1 if count == 1 else 4 * count)
-            found = in_threads(lambda span: walk(q[span[0] : span[1]]), parts, count)
+            found = walk(q, count)
             self._plan.name = walk.plan
-        return Found(*(np.concatenate(part) for part in zip(*found, strict=True)))
+        return found
 
     def _borrow(self) -> tuple[np.ndarray, np.ndarray]:
         """Marks of visited nodes that no other thread uses, for as many nodes as there is room for."""
         room = len(self._graph.base)
         while self._free:
             try:
-                seen, clock = self._free.pop()
+                marks = self._free.pop()
             except IndexError:
                 break
-            if len(seen) == room:
-                return seen, clock
+            if len(marks[0]) == room:
+                return marks
         return np.zeros(room, np.uint8), np.zeros(1, np.int64)
 
     # Files.
@@ -272,6 +292,7 @@ class HNSW(VectorIndex):
         vectors = self._stored()
         self._graph = HNSWGraph.restore(arrays, self.M, self.seed, len(vectors))
         self._lifted, self._trusted = bool(arrays["lifted"][0]), False
+        self._removed = bool(self._dead.any())
         self._heavy = np.array(arrays["heavy"], np.int64)
         if len(self._heavy) and not 0 <= self._heavy.min() <= self._heavy.max() < len(vectors):
             raise ValueError(f"heavy must name rows below {len(vectors)}, got {self._heavy.tolist()}")

@@ -5,52 +5,72 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from resolvent.search.hnsw_walk_kernel import _fetch, beam, descend, gap, next_stamp, place
+from resolvent.search.hnsw_gap_kernel import fetch, gap
+from resolvent.search.hnsw_walk_kernel import beam, next_stamp, place
 from resolvent.search.kernel import FAST
 
 _AHEAD = 4
 # An expansion looks at the lists of blocked neighbours until it has met so many allowed nodes.
-_ENOUGH = 32
+_ENOUGH = 16
+# Rows that stay in the first cache while all queries meet them.
+_TILE_BYTES = 1 << 14
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def filtered_search(Q, numbers, rows, l2, graph, head, allowed, rooms, budget, seen, clock, out, gaps_out, counts):  # type: ignore[no-untyped-def]
-    """For each query the best allowed nodes of a walk among allowed nodes; a count of -1 - gaps: the walk found too few.
+def filtered_search(
+    Q, numbers, rows, l2, graph, begin, turns, allowed, rooms, matches, seen, clock, out, gaps_out, counts
+):  # type: ignore[no-untyped-def]
+    """For the queries listed in `turns` the best allowed nodes of a walk among allowed nodes.
 
     `rooms`: (places of the first walk over all nodes, places of the walk over allowed nodes). The first walk goes to the
     neighbourhood of the query; the second steps from allowed node to allowed node, over one blocked node where it must,
     so that no blocked row is read. It has failed when it cannot fill its list (the allowed nodes there do not hang
-    together): then both lists are doubled, until `budget` gaps are spent.
+    together): then both lists are doubled, until half as many gaps are spent as a scan of the `matches` would need. The
+    gaps computed are added to `counts`; a count of -1 - gaps says that the walk found too few.
     """
     base, _, first = graph
-    near, wide = rooms
-    keep = out.shape[1]
-    most = max(near, wide) * 64
+    starts, start_gaps = begin
+    near, room = rooms
+    keep, wide = out.shape[1], starts.shape[1]
+    most = max(max(near, room) * 64, wide)
     gaps, nodes = np.empty(most + 1, np.float32), np.empty(most + 1, np.int32)
     good_gaps, good = np.empty(most + 1, np.float32), np.empty(most + 1, np.int32)
     fresh = np.empty(base.shape[1] * (base.shape[1] + 1) + 1, np.int32)
-    matches = 0
-    for v in range(allowed.shape[0]):
-        matches += allowed[v]
-    for b in range(Q.shape[0]):
-        q, number = Q[b], numbers[b]
-        node, d, count = descend(q, number, rows, l2, graph, head[0], head[1], 1)
+    for b in turns:
+        q, number, count = Q[b], numbers[b], counts[b]
         factor, found = 1, 0
         while True:
+            size = 0
+            while size < wide and starts[b, size] >= 0:
+                gaps[size], nodes[size] = start_gaps[b, size], starts[b, size]
+                size += 1
             stamp = next_stamp(seen, clock)
             size, used = beam(
-                q, number, rows, l2, base, (-1, first), node, d, near * factor, seen, stamp, gaps, nodes, fresh
+                q, number, rows, l2, base, (-1, first), size, near * factor, seen, stamp, gaps, nodes, fresh
             )
-            room = wide * factor
             stamp = next_stamp(seen, clock)
             found, more = _walk_allowed(
-                q, number, rows, l2, base, allowed, room, seen, stamp, gaps, nodes, size, good_gaps, good, fresh
+                q,
+                number,
+                rows,
+                l2,
+                base,
+                allowed,
+                room * factor,
+                seen,
+                stamp,
+                gaps,
+                nodes,
+                size,
+                good_gaps,
+                good,
+                fresh,
             )
             count += used + more
-            if found >= min(room, matches) or factor == 64 or 2 * count > budget:
+            if found >= min(room * factor, matches) or factor == 64 or 2 * count > matches:
                 break
             factor *= 2
-        counts[b] = count if found >= min(room, matches) else -1 - count
+        counts[b] = count if found >= min(room * factor, matches) else -1 - count
         for j in range(min(found, keep)):
             out[b, j], gaps_out[b, j] = good[j], good_gaps[j]
 
@@ -59,7 +79,6 @@ def filtered_search(Q, numbers, rows, l2, graph, head, allowed, rooms, budget, s
 def _walk_allowed(q, number, rows, l2, base, allowed, room, seen, stamp, gaps, nodes, given, good_gaps, good, fresh):  # type: ignore[no-untyped-def]
     """Walk over allowed nodes, starting from the allowed among the given ones and the allowed around the others."""
     data = rows[0]
-    bytes_ = data.shape[1] * data.itemsize
     size, count = 0, 0
     for i in range(given):
         v = nodes[i]
@@ -80,11 +99,11 @@ def _walk_allowed(q, number, rows, l2, base, allowed, room, seen, stamp, gaps, n
             good[now] = ~good[now]
             m = _two_steps(base, node, allowed, seen, stamp, fresh)
         for j in range(min(_AHEAD, m)):
-            _fetch(data, np.int64(fresh[j]), bytes_)
+            fetch(data, fresh[j])
         for j in range(m):
             if j + _AHEAD < m:
-                _fetch(data, np.int64(fresh[j + _AHEAD]), bytes_)
-            d = gap(q, number, rows, l2, np.int64(fresh[j]))
+                fetch(data, fresh[j + _AHEAD])
+            d = gap(q, number, rows, l2, fresh[j])
             if size < room or d < good_gaps[size - 1]:
                 _, size = place(good_gaps, good, size, room, d, fresh[j])
         count += m
@@ -118,7 +137,7 @@ def _two_steps(base, node, allowed, seen, stamp, fresh):  # type: ignore[no-unty
         if v < 0:
             break
         if not allowed[v] and seen[v] != stamp:
-            _fetch(base, np.int64(v), base.shape[1] * 4)
+            fetch(base, v)
     m = _around(base, node, allowed, seen, stamp, fresh, 0, fresh.shape[0] - 1)
     for j in range(base.shape[1]):
         v = base[node, j]
@@ -131,18 +150,27 @@ def _two_steps(base, node, allowed, seen, stamp, fresh):  # type: ignore[no-unty
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def scan_listed(Q, rows, l2, listed, out, gaps_out, counts):  # type: ignore[no-untyped-def]
-    """For each query the best of the listed rows, exactly."""
+def scan_listed(Q, rows, l2, turns, listed, out, gaps_out, counts):  # type: ignore[no-untyped-def]
+    """For the queries listed in `turns` the best of the listed rows, exactly; a few rows meet all queries, then the next."""
     data = rows[0]
-    size = data.shape[1] * data.itemsize
-    n = listed.shape[0]
-    keep = out.shape[1]
-    for b in range(Q.shape[0]):
-        q, filled = Q[b], 0
-        for i in range(n):
-            if i + _AHEAD < n:
-                _fetch(data, listed[i + _AHEAD], size)
-            d = gap(q, np.float32(0), rows, l2, listed[i])
-            if filled < keep or d < gaps_out[b, filled - 1]:
-                _, filled = place(gaps_out[b], out[b], filled, keep, d, np.int32(listed[i]))
+    n, keep = listed.shape[0], out.shape[1]
+    tile = max(8, _TILE_BYTES // (data.shape[1] * data.itemsize))
+    sizes = np.zeros(turns.shape[0], np.int64)
+    for first in range(0, n, tile):
+        last = min(first + tile, n)
+        for i in range(first, min(first + _AHEAD, last)):
+            fetch(data, listed[i])
+        for t in range(turns.shape[0]):
+            b = turns[t]
+            q, best, gaps, size = Q[b], out[b], gaps_out[b], sizes[t]
+            worst = gaps[keep - 1] if size == keep else np.float32(np.inf)
+            for i in range(first, last):
+                if t == 0 and i + _AHEAD < last:
+                    fetch(data, listed[i + _AHEAD])
+                d = gap(q, np.float32(0), rows, l2, listed[i])
+                if d < worst:
+                    _, size = place(gaps, best, size, keep, d, np.int32(listed[i]))
+                    worst = gaps[keep - 1] if size == keep else worst
+            sizes[t] = size
+    for b in turns:
         counts[b] += n

@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from resolvent.search.hnsw_walk_kernel import beam, descend, gap, next_stamp, place
+from resolvent.search.hnsw_gap_kernel import gap
+from resolvent.search.hnsw_walk_kernel import beam, descend, next_stamp, place
 from resolvent.search.kernel import FAST, entry
 
 
@@ -48,7 +49,7 @@ def select(gaps, nodes, size, limit, rules, rows, l2, kept, x):  # type: ignore[
         number = decode_row(rows, np.int64(nodes[i]), x)
         good, tie = True, False
         for j in range(count):
-            d = gap(x, number, rows, l2, np.int64(kept[j]))
+            d = gap(x, number, rows, l2, kept[j])
             if d < gaps[i] or (d == gaps[i] and 2 * equal >= limit):
                 good = False
                 break
@@ -80,7 +81,7 @@ def _extend(q, number, rows, l2, links, start, size, room, seen, stamp, gaps, no
                 break
             if seen[v] != stamp:
                 seen[v] = stamp
-                d = gap(q, number, rows, l2, np.int64(v))
+                d = gap(q, number, rows, l2, v)
                 if size < room or d < gaps[size - 1]:
                     _, size = place(gaps, nodes, size, room, d, v)
     return size
@@ -123,9 +124,8 @@ def insert(X, batch, span, graph, levels, rows, l2, head, rules, room, extend, s
             stamp = next_stamp(seen, clock)
             size = 0
             if at >= 0 and layer <= head[1]:
-                size, used = beam(
-                    q, number, rows, l2, links, (shift, first), at, d, room, seen, stamp, gaps, nodes, fresh
-                )
+                gaps[0], nodes[0] = d, at
+                size, used = beam(q, number, rows, l2, links, (shift, first), 1, room, seen, stamp, gaps, nodes, fresh)
                 total += used
                 at, d = np.int64(nodes[0]), gaps[0]
                 size = _without(node, gaps, nodes, size)
@@ -182,7 +182,8 @@ def link_back(links, places, targets, sources, span, rows, l2, rules):  # type: 
             # The newest first: among copies of a row, which are equally near, links to the newest lead on to the rest.
             for j in range(size):
                 v = sources[stop - 1 - j] if j < stop - i else links[row, j - (stop - i)]
-                _, filled = place(gaps, nodes, filled, size, gap(q, number, rows, l2, np.int64(v)), v)
+                d = gap(q, number, rows, l2, v)
+                _, filled = place(gaps, nodes, filled, size, d, v)
             count = select(gaps, nodes, size, width, rules, rows, l2, kept, x)
             links[row, :count] = kept[:count]
             links[row, count:] = -1
@@ -228,7 +229,8 @@ def relink(links, places, owners, dead, span, rows, l2, rules, hops):  # type: i
         filled, last = 0, np.int32(-1)
         for v in np.sort(found[:size]):
             if v != last:
-                _, filled = place(gaps, nodes, filled, size, gap(q, number, rows, l2, np.int64(v)), v)
+                d = gap(q, number, rows, l2, v)
+                _, filled = place(gaps, nodes, filled, size, d, v)
             last = v
         count = select(gaps, nodes, filled, width, rules, rows, l2, kept, x)
         out[i - span[0], :count] = kept[:count]

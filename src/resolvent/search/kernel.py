@@ -36,7 +36,7 @@ def prefetch(typingctx, array, row):  # type: ignore[no-untyped-def]
         place = context.cast(builder, args[1], signature.args[1], types.intp)
         start = builder.bitcast(view.data, cgutils.voidptr_t)
         at = builder.gep(start, [builder.mul(place, step)])
-        _prefetch_call(builder, at)
+        prefetch_call(builder, at)
         return context.get_dummy_value()
 
     return types.void(array, row), generate
@@ -55,13 +55,14 @@ def prefetch_bytes(typingctx, array, row, offset):  # type: ignore[no-untyped-de
         inside = context.cast(builder, args[2], signature.args[2], types.intp)
         start = builder.bitcast(view.data, cgutils.voidptr_t)
         at = builder.gep(start, [builder.add(builder.mul(place, step), inside)])
-        _prefetch_call(builder, at)
+        prefetch_call(builder, at)
         return context.get_dummy_value()
 
     return types.void(array, row, offset), generate
 
 
-def _prefetch_call(builder, at):  # type: ignore[no-untyped-def]
+def prefetch_call(builder, at):  # type: ignore[no-untyped-def]
+    """Code that asks for the line at an address; for intrinsics."""
     i32 = ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, i32, i32, i32])
     # Recent LLVM knows one kind of pointer only, and names the intrinsic after it.

@@ -19,26 +19,27 @@ _I8, _I16, _I32, _I64, _FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), i
 # The dtype tells the format: float16 comes as int16, bfloat16 as uint16.
 _STORED = {types.float32: _FLOAT, types.int8: _I8, types.int16: _I16, types.uint16: _I16}
 _LANES = 16
+# A Numba type and a value of it.
+Typed = tuple[Any, Any]
+
+
+def row_start(context: Any, builder: Any, array: Typed, place: Any) -> Any:
+    """Address of a row (or, with one axis, an entry) as bytes; `place` is an intp."""
+    view = context.make_array(array[0])(context, builder, array[1])
+    step = cgutils.unpack_tuple(builder, view.strides)[0]
+    return builder.gep(builder.bitcast(view.data, cgutils.voidptr_t), [builder.mul(place, step)])
 
 
 class _Emit:
-    """Vector code over two arrays: what the three sums share."""
+    """Vector code over a query and a row, each given by its Numba type and value: what the three sums share."""
 
-    def __init__(self, context: Any, builder: Any, signature: Any, args: Any) -> None:
+    def __init__(self, context: Any, builder: Any, query: Typed, data: Typed, place: Any) -> None:
         self.builder = builder
-        self.query, _ = self._array(context, signature.args[0], args[0])
-        data, step = self._array(context, signature.args[1], args[1])
-        place = context.cast(builder, args[2], signature.args[2], types.intp)
-        start = builder.gep(builder.bitcast(data, cgutils.voidptr_t), [builder.mul(place, step)])
-        self.kind = signature.args[1].dtype
+        view = context.make_array(query[0])(context, builder, query[1])
+        self.query, self.dim = view.data, cgutils.unpack_tuple(builder, view.shape)[0]
+        self.kind = data[0].dtype
         self.stored = _STORED[self.kind]
-        self.row = builder.bitcast(start, self.stored.as_pointer())
-        view = context.make_array(signature.args[0])(context, builder, args[0])
-        self.dim = cgutils.unpack_tuple(builder, view.shape)[0]
-
-    def _array(self, context: Any, kind: Any, value: Any) -> tuple[Any, Any]:
-        view = context.make_array(kind)(context, self.builder, value)
-        return view.data, cgutils.unpack_tuple(self.builder, view.strides)[0]
+        self.row = builder.bitcast(row_start(context, builder, data, place), self.stored.as_pointer())
 
     def load(self, pointer: Any, element: Any, at: Any, width: int, align: int) -> Any:
         place = self.builder.gep(pointer, [at])
@@ -91,37 +92,70 @@ class _Emit:
         return add(add(a, b), add(c, d)), builder.load(tail)
 
 
-def _contiguous(array: Any, axes: int) -> bool:
+def contiguous(array: Any, axes: int) -> bool:
+    """Is it the type of a C-contiguous array?"""
     return isinstance(array, types.Array) and array.ndim == axes and array.layout == "C"
 
 
-def _float_sum(squared: bool) -> Any:
+def float_sum(context: Any, builder: Any, query: Typed, data: Typed, place: Any, scale: Any, squared: bool) -> Any:
+    """Code of the inner product of a float32 query with a row, or of the squared distance."""
+    emit = _Emit(context, builder, query, data, place)
+
+    def step(old: Any, at: Any, width: int) -> Any:
+        a = emit.load(emit.query, _FLOAT, at, width, 4)
+        b = emit.widened(at, width)
+        if not squared:
+            return emit.multiply_add(a, b, old)
+        if emit.kind == types.int8:
+            b = builder.fmul(b, emit.splat(scale, width), flags=_FLAGS)
+        gap = builder.fsub(a, b, flags=_FLAGS)
+        return emit.multiply_add(gap, gap, old)
+
+    vector = ir.VectorType(_FLOAT, _LANES)
+    lanes, tail = emit.sweep(vector, _LANES, step, lambda a, b: builder.fadd(a, b, flags=_FLAGS), 0.0)
+    kind = ir.FunctionType(_FLOAT, [_FLOAT, vector])
+    reduce = cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.fadd.v16f32")
+    value = builder.call(reduce, [tail, lanes], fastmath=_FLAGS)
+    if not squared and emit.kind == types.int8:
+        value = builder.fmul(value, scale, flags=_FLAGS)
+    return value
+
+
+def integer_sum(context: Any, builder: Any, query: Typed, data: Typed, place: Any) -> Any:
+    """Code of the inner product of an int16 query with int8 codes, as int32.
+
+    Products of neighbours are added in pairs: that is the one instruction that every x86 since 1997 has for it.
+    """
+    emit = _Emit(context, builder, query, data, place)
+    pairs, wide = ir.VectorType(_I32, _LANES), ir.VectorType(_I32, 2 * _LANES)
+    halves = [ir.Constant(pairs, list(range(first, 2 * _LANES, 2))) for first in (0, 1)]
+
+    def step(old: Any, at: Any, width: int) -> Any:
+        a = emit.load(emit.query, _I16, at, width, 2)
+        b = emit.load(emit.row, _I8, at, width, 1)
+        kind = wide if width > 1 else _I32
+        product = builder.mul(builder.sext(a, kind), builder.sext(b, kind))
+        if width > 1:
+            even, odd = (builder.shuffle_vector(product, product, half) for half in halves)
+            product = builder.add(even, odd)
+        return builder.add(old, product)
+
+    lanes, tail = emit.sweep(pairs, 2 * _LANES, step, builder.add, 0)
+    kind = ir.FunctionType(_I32, [pairs])
+    reduce = cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.add.v16i32")
+    return builder.add(builder.call(reduce, [lanes]), tail)
+
+
+def _float_intrinsic(squared: bool) -> Any:
     @intrinsic
     def total(typingctx, query, data, row, scale):  # type: ignore[no-untyped-def]
-        if not _contiguous(query, 1) or not _contiguous(data, 2) or query.dtype != types.float32:
+        if not contiguous(query, 1) or not contiguous(data, 2) or query.dtype != types.float32:
             return None
 
         def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            emit = _Emit(context, builder, signature, args)
-
-            def step(old: Any, at: Any, width: int) -> Any:
-                a = emit.load(emit.query, _FLOAT, at, width, 4)
-                b = emit.widened(at, width)
-                if not squared:
-                    return emit.multiply_add(a, b, old)
-                if emit.kind == types.int8:
-                    b = builder.fmul(b, emit.splat(args[3], width), flags=_FLAGS)
-                gap = builder.fsub(a, b, flags=_FLAGS)
-                return emit.multiply_add(gap, gap, old)
-
-            vector = ir.VectorType(_FLOAT, _LANES)
-            lanes, tail = emit.sweep(vector, _LANES, step, lambda a, b: builder.fadd(a, b, flags=_FLAGS), 0.0)
-            kind = ir.FunctionType(_FLOAT, [_FLOAT, vector])
-            reduce = cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.fadd.v16f32")
-            value = builder.call(reduce, [tail, lanes], fastmath=_FLAGS)
-            if not squared and emit.kind == types.int8:
-                value = builder.fmul(value, args[3], flags=_FLAGS)
-            return value
+            place = context.cast(builder, args[2], signature.args[2], types.intp)
+            query_, data_ = ((signature.args[i], args[i]) for i in (0, 1))
+            return float_sum(context, builder, query_, data_, place, args[3], squared)
 
         return types.float32(query, data, row, types.float32), generate
 
@@ -129,37 +163,19 @@ def _float_sum(squared: bool) -> Any:
 
 
 # f(query (d,) float32, data (n, d), row, scale of the row or 1): the query must be contiguous.
-inner_product = _float_sum(False)
-squared_distance = _float_sum(True)
+inner_product = _float_intrinsic(False)
+squared_distance = _float_intrinsic(True)
 
 
 @intrinsic
 def integer_product(typingctx, query, data, row):  # type: ignore[no-untyped-def]
-    """Inner product of an int16 query with int8 codes as int32; the caller sees to it that it fits.
-
-    Products of neighbours are added in pairs: that is the one instruction that every x86 since 1997 has for it.
-    """
-    if not _contiguous(query, 1) or not _contiguous(data, 2) or (query.dtype, data.dtype) != (types.int16, types.int8):
+    """Inner product of an int16 query with int8 codes as int32; the caller sees to it that it fits."""
+    if not contiguous(query, 1) or not contiguous(data, 2) or (query.dtype, data.dtype) != (types.int16, types.int8):
         return None
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        emit = _Emit(context, builder, signature, args)
-        pairs, wide = ir.VectorType(_I32, _LANES), ir.VectorType(_I32, 2 * _LANES)
-        halves = [ir.Constant(pairs, list(range(first, 2 * _LANES, 2))) for first in (0, 1)]
-
-        def step(old: Any, at: Any, width: int) -> Any:
-            a = emit.load(emit.query, _I16, at, width, 2)
-            b = emit.load(emit.row, _I8, at, width, 1)
-            kind = wide if width > 1 else _I32
-            product = builder.mul(builder.sext(a, kind), builder.sext(b, kind))
-            if width > 1:
-                even, odd = (builder.shuffle_vector(product, product, half) for half in halves)
-                product = builder.add(even, odd)
-            return builder.add(old, product)
-
-        lanes, tail = emit.sweep(pairs, 2 * _LANES, step, builder.add, 0)
-        kind = ir.FunctionType(_I32, [pairs])
-        reduce = cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.add.v16i32")
-        return builder.add(builder.call(reduce, [lanes]), tail)
+        place = context.cast(builder, args[2], signature.args[2], types.intp)
+        query_, data_ = ((signature.args[i], args[i]) for i in (0, 1))
+        return integer_sum(context, builder, query_, data_, place)
 
     return types.int32(query, data, row), generate
