@@ -276,10 +276,11 @@ def _by_svd(A: Tensor) -> tuple[Tensor, Info]:
 
 def _quintic(X: Tensor, c: tuple[float, ...]) -> Tensor:
     """X (a I + b G + c G^2) with G = X^H X."""
-    G = X.mH @ X
-    P = c[1] * G + c[2] * (G @ G)
+    G = (X.mH @ X).reshape(-1, X.shape[-1], X.shape[-1])
+    # One pass over G instead of four, and in half precision one rounding.
+    P = torch.baddbmm(G, G, G, beta=c[1], alpha=c[2])
     P.diagonal(dim1=-2, dim2=-1).add_(c[0])
-    return X @ P
+    return X @ P.reshape(*X.shape[:-2], *P.shape[-2:])
 
 
 @functools.lru_cache(maxsize=256)
