@@ -17,7 +17,7 @@ MFAC = "M-FAC: Efficient Matrix-Free Approximations of Second-Order Information"
 
 
 @claim(
-    paper=MFAC,
+    paper="M-FAC: Efficient Matrix-Free Approximations of Second-Order Information",
     method=optim.inverse_fisher,
     says="d = 500, m = 64: the product equals that of the dense inverse in both modes (relative error in float64)",
     at_most=1e-8,
@@ -34,7 +34,7 @@ def products_are_exact(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=MFAC,
+    paper="M-FAC: Efficient Matrix-Free Approximations of Second-Order Information",
     method=optim.inverse_fisher,
     says="a query costs at most 3 times two products with the matrix of gradients, m = 128",
     at_most=3.0,
@@ -110,7 +110,7 @@ def pruned(seed: int, rounds: int, samples: int) -> dict[str, float]:
 
 
 @claim(
-    paper=MFAC,
+    paper="M-FAC: Efficient Matrix-Free Approximations of Second-Order Information",
     method=optim.inverse_fisher,
     says="pruning a digits network to 80 % at once: at most half of the accuracy that pruning by size loses",
     at_most=0.5,
@@ -122,7 +122,7 @@ def pruning_against_size(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=MFAC,
+    paper="M-FAC: Efficient Matrix-Free Approximations of Second-Order Information",
     method=optim.inverse_fisher,
     says="and less than pruning by the diagonal of the Fisher matrix",
     at_most=1.0,
@@ -151,7 +151,7 @@ def steps_to_loss(make: Callable[[nn.Module], torch.optim.Optimizer], seed: int,
 
 
 @claim(
-    paper=MFAC,
+    paper="M-FAC: Efficient Matrix-Free Approximations of Second-Order Information",
     method=optim.MFAC,
     says="reaches a training loss of 0.1 on digits in fewer steps than SGD, both the best of one grid: rate and damping, rate and momentum",
     at_least=1.0,

@@ -17,9 +17,6 @@ from resolvent import optim
 from resolvent.claims import Measured, Scale, claim
 from resolvent.optim.learned_rule import initial_meta
 
-UNF = "Universal Neural Functionals"
-MULO = "μLO: Compute-Efficient Meta-Generalization of Learned Optimizers"
-
 
 class Residual(nn.Module):
     def __init__(self, width: int) -> None:
@@ -33,7 +30,7 @@ class Residual(nn.Module):
 
 
 @claim(
-    paper=UNF,
+    paper="Universal Neural Functionals",
     method=optim.EquivariantWeightNet,
     says="equivariant under simultaneous permutations of hidden units, for MLP, RNN and residual networks",
     at_most=1e-5,
@@ -84,7 +81,7 @@ def fit(weights: dict[str, Tensor], target: Tensor, train: int, steps: int) -> T
 
 
 @claim(
-    paper=UNF,
+    paper="Universal Neural Functionals",
     method=optim.EquivariantWeightNet,
     says="predicts the accuracy of recurrent networks from weights better (Kendall's tau) than a perceptron on the flat weights "
     "and than statistics of each tensor",
@@ -196,7 +193,7 @@ def adam_mup(width: int, steps: int, tune_at: int) -> tuple[float, float]:
 
 
 @claim(
-    paper=MULO,
+    paper="μLO: Compute-Efficient Meta-Generalization of Learned Optimizers",
     method=optim.LearnedOptimizer,
     says="learned at width 64, on wide networks and longer runs the muP optimizer ends below its SP twin",
     at_most=0.7,
@@ -208,7 +205,7 @@ def wider_and_longer(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=MULO,
+    paper="μLO: Compute-Efficient Meta-Generalization of Learned Optimizers",
     method=optim.LearnedOptimizer,
     says="within 1.2 times the final loss of tuned Adam under muP on the wide network",
     at_most=1.2,
@@ -225,7 +222,7 @@ def against_tuned_adam(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=MULO,
+    paper="μLO: Compute-Efficient Meta-Generalization of Learned Optimizers",
     method=optim.LearnedOptimizer,
     says="a step with a perceptron of width 4 costs at most 12 steps of AdamW",
     at_most=12.0,

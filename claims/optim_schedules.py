@@ -10,7 +10,6 @@ from sklearn import datasets
 from resolvent import optim
 from resolvent.claims import Measured, Scale, claim
 
-PAPER = "When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement"
 SCHEDULES = ("linear", "constant", "1/t", "1/sqrt(t)", "cosine")
 RATES = torch.logspace(-2, 2, 13)
 
@@ -89,7 +88,7 @@ def table(steps: int, seeds: int) -> dict[str, dict[str, float]]:
 
 
 @claim(
-    paper=PAPER,
+    paper="When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement",
     method=optim.LinearDecay,
     says="linear decay's final loss has at least as good an average rank as constant, 1/t, 1/sqrt(t) and cosine rates, each tuned",
     at_most=0.0,
@@ -103,7 +102,7 @@ def linear_decay_against_the_classics(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=PAPER,
+    paper="When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement",
     method=optim.refine_schedule,
     says="the refined schedule ends at or below linear decay on at least 4 of 6 tasks",
     at_least=4,
@@ -120,7 +119,7 @@ def refined_against_linear_decay(scale: Scale) -> Measured:
 
 
 @claim(
-    paper=PAPER,
+    paper="When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement",
     method=optim.refine_schedule,
     says="constant gradient norms give linear decay exactly",
     at_most=1e-12,
@@ -151,7 +150,7 @@ def sequences(steps: int) -> list[np.ndarray]:
 
 
 @claim(
-    paper=PAPER,
+    paper="When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement",
     method=optim.last_iterate_bound,
     says="the bound of the refined schedule is never above that of linear decay (ten sequences of norms)",
     at_most=1.0,

@@ -215,3 +215,28 @@ def test_orthogonalisation_fuses_its_polynomial():
     s = torch.linalg.svdvals(orthogonalize(A))
     assert torch.allclose(s, torch.ones_like(s))
     assert torch.allclose(orthogonalize(A[0, 0]), orthogonalize(A)[0, 0])
+
+
+@pytest.mark.parametrize("shape", [(256, 128), (128, 300), (16, 32, 3, 3)])
+def test_two_passes_around_narrow_products_are_the_step(shape):
+    """The fused step rounds to bfloat16 by itself: equal to the other path up to that, momentum to float32."""
+    gen = torch.Generator().manual_seed(0)
+    start = 0.02 * torch.randn(shape, generator=gen)
+    ours, plain = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    settings = {"lr": 0.1, "weight_decay": 0.1, "precision": "bfloat16"}
+    fused = SteepestDescent([ours], fused=True, **settings)
+    other = SteepestDescent([plain], fused=False, **settings)
+    for _ in range(4):
+        ours.grad = torch.randn(shape, generator=gen)
+        plain.grad = ours.grad.clone()
+        fused.step()
+        other.step()
+    torch.testing.assert_close(fused.state[ours]["momentum"], other.state[plain]["momentum"], rtol=1e-6, atol=1e-6)
+    assert (ours - plain).norm() < 0.02 * (plain - start).norm()
+
+
+def test_a_gradient_that_is_not_finite_raises_in_the_fused_step():
+    p = nn.Parameter(torch.ones(128, 128))
+    p.grad = torch.full((128, 128), torch.nan)
+    with pytest.raises(ValueError, match="not finite"):
+        SteepestDescent([p], precision="bfloat16").step()

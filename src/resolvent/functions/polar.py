@@ -256,14 +256,18 @@ def _orthogonal(A: Tensor, rtol: float, steps: int | None, low: float, method: s
     size = torch.linalg.matrix_norm(A.float() if A.dtype in _HALF else A)[..., None, None]
     size = torch.where(size > 0, size, torch.ones_like(size))
     if steps is not None:
-        rows, bound = _plan(low, 4 * torch.finfo(real_dtype(A.dtype)).eps, method, steps, 0.0)
-        X = (A / size).to(A.dtype)
-        for row in rows:
-            X = _quintic(X, row)
-        return X, Info(method, iterations=steps, error=bound)
+        return orthogonal_steps((A / size).to(A.dtype), steps, low, method)
     X = (A.float() if A.dtype in _HALF else A) / size
     found, report = _to_tolerance(X, rtol, method)
     return found.to(A.dtype), report
+
+
+def orthogonal_steps(X: Tensor, steps: int, low: float, method: str) -> tuple[Tensor, Info]:
+    """So many steps on matrices of Frobenius norm 1, with at least as many rows as columns."""
+    rows, bound = _plan(low, 4 * torch.finfo(real_dtype(X.dtype)).eps, method, steps, 0.0)
+    for row in rows:
+        X = _quintic(X, row)
+    return X, Info(method, iterations=steps, error=bound)
 
 
 def _by_svd(A: Tensor) -> tuple[Tensor, Info]:

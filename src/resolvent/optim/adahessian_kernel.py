@@ -7,7 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from resolvent.optim.fused_kernel import FASTMATH, view
+from resolvent.optim.fused_kernel import FASTMATH, part, view
 
 
 @numba.njit(cache=True, nogil=True, parallel=True, fastmath=FASTMATH, error_model="numpy")
@@ -17,13 +17,14 @@ def rates(
     """s <- beta2 s + rest2 d^2, found <- rate / ((sqrt(s) grow)^power + eps)."""
     for c in numba.prange(chunks.shape[0]):
         i, start, stop = chunks[c, 0], chunks[c, 1], chunks[c, 2]
-        d, s, found = view(table[i, 0], stop, like), view(table[i, 1], stop, like), view(table[i, 2], stop, like)
+        d, s = part(table[i, 0], start, stop, like), part(table[i, 1], start, stop, like)
+        found = part(table[i, 2], start, stop, like)
         if power == 1:
-            for j in range(start, stop):
+            for j in range(stop - start):
                 s[j] = beta2 * s[j] + rest2 * d[j] * d[j]
                 found[j] = rate / (np.sqrt(s[j]) * grow + eps)
         else:
-            for j in range(start, stop):
+            for j in range(stop - start):
                 s[j] = beta2 * s[j] + rest2 * d[j] * d[j]
                 found[j] = rate / ((np.sqrt(s[j]) * grow) ** power + eps)
 
@@ -33,16 +34,21 @@ def step(table: Any, blocks: Any, chunks: Any, widths: Any, like: Any, keep: Any
     """m <- beta1 m + rest1 g, p <- keep p - rate m with one rate for every `width` numbers."""
     for c in numba.prange(chunks.shape[0]):
         i, start, stop = chunks[c, 0], chunks[c, 1], chunks[c, 2]
-        p, g, m = view(table[i, 0], stop, like), view(table[i, 1], stop, like), view(table[i, 2], stop, like)
         width = widths[i]
         rate = view(blocks[i, 0], (stop - 1) // width + 1, like)
-        if width == 1:
-            for j in range(start, stop):
+        for row in range(start // width, (stop - 1) // width + 1) if width > 1 else range(1):
+            first, last = start, stop
+            if width > 1:
+                first, last = max(start, row * width), min(stop, (row + 1) * width)
+            p, g = part(table[i, 0], first, last, like), part(table[i, 1], first, last, like)
+            m = part(table[i, 2], first, last, like)
+            for j in range(last - first):
                 m[j] = beta1 * m[j] + rest1 * g[j]
-                p[j] = keep * p[j] - rate[j] * m[j]
-        else:
-            for row in range(start // width, (stop - 1) // width + 1):
+            if width > 1:
                 r = rate[row]
-                for j in range(max(start, row * width), min(stop, (row + 1) * width)):
-                    m[j] = beta1 * m[j] + rest1 * g[j]
+                for j in range(last - first):
                     p[j] = keep * p[j] - r * m[j]
+            else:
+                own = part(blocks[i, 0], first, last, like)
+                for j in range(last - first):
+                    p[j] = keep * p[j] - own[j] * m[j]

@@ -7,7 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from resolvent.optim.fused_kernel import FASTMATH, view
+from resolvent.optim.fused_kernel import FASTMATH, part
 
 
 @numba.njit(cache=True, nogil=True, parallel=True, fastmath=FASTMATH, error_model="numpy")
@@ -16,10 +16,11 @@ def norms(table: Any, chunks: Any, like: Any, alpha: Any) -> Any:
     sums = np.zeros((chunks.shape[0], 2))
     for c in numba.prange(chunks.shape[0]):
         i, start, stop = chunks[c, 0], chunks[c, 1], chunks[c, 2]
-        p, g, d = view(table[i, 0], stop, like), view(table[i, 1], stop, like), view(table[i, 2], stop, like)
-        last, slope = view(table[i, 3], stop, like), view(table[i, 4], stop, like)
+        p, g = part(table[i, 0], start, stop, like), part(table[i, 1], start, stop, like)
+        d, last = part(table[i, 2], start, stop, like), part(table[i, 3], start, stop, like)
+        slope = part(table[i, 4], start, stop, like)
         way, change = 0.0, 0.0
-        for j in range(start, stop):
+        for j in range(stop - start):
             scale = np.float64(abs(d[j]))
             # Not max(), which would hide a NaN.
             if scale < alpha:
@@ -48,18 +49,19 @@ def step(
     """previous <- p, slope <- g, m <- beta m + rest g, p <- keep p - rate m / max(|d|, alpha)."""
     for c in numba.prange(chunks.shape[0]):
         i, start, stop = chunks[c, 0], chunks[c, 1], chunks[c, 2]
-        p, g, d = view(table[i, 0], stop, like), view(table[i, 1], stop, like), view(table[i, 2], stop, like)
-        last, slope, m = view(table[i, 3], stop, like), view(table[i, 4], stop, like), view(table[i, 5], stop, like)
+        p, g = part(table[i, 0], start, stop, like), part(table[i, 1], start, stop, like)
+        d, last = part(table[i, 2], start, stop, like), part(table[i, 3], start, stop, like)
+        slope, m = part(table[i, 4], start, stop, like), part(table[i, 5], start, stop, like)
         # One loop for each stream that is written: with more, the compiler cannot tell them apart and takes one number at a time.
-        for j in range(start, stop):
+        for j in range(stop - start):
             last[j] = p[j]
         if keeps:
-            for j in range(start, stop):
+            for j in range(stop - start):
                 slope[j] = g[j]
         if averages:
-            for j in range(start, stop):
+            for j in range(stop - start):
                 m[j] = beta * m[j] + rest * g[j]
-        for j in range(start, stop):
+        for j in range(stop - start):
             scale = abs(d[j])
             if scale < alpha:
                 scale = alpha

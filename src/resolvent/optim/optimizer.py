@@ -293,49 +293,11 @@ class Optimizer(torch.optim.Optimizer):
             self._generator = torch.Generator()
             self._generator.set_state(kept["state"].to("cpu", torch.uint8))
 
-    def draw_signs(self, p: Tensor) -> Tensor:
-        """Independent signs, +1 and -1, from the optimizer's own generator.
-
-        Parameters
-        ----------
-        p : gives shape, dtype and device
-
-        Returns
-        -------
-        A tensor like `p`.
-        """
-        bits = torch.randint(0, 2, p.shape, generator=self._probes(), dtype=torch.int8)
-        return bits.mul_(2).sub_(1).to(dtype=p.dtype, device=p.device)
-
-    def draw_normal(self, p: Tensor) -> Tensor:
-        """Independent normal numbers from the optimizer's own generator.
-
-        Parameters
-        ----------
-        p : gives shape, dtype and device
-
-        Returns
-        -------
-        A tensor like `p`.
-        """
-        return torch.randn(p.shape, generator=self._probes(), dtype=torch.float32).to(dtype=p.dtype, device=p.device)
-
     def _probes(self) -> torch.Generator:
         # Draws happen on the CPU, so that a checkpoint resumes alike on every device.
         if self._generator is None:
             self._generator = torch.Generator().manual_seed(int(torch.randint(2**62, (1,))))
         return self._generator
-
-    def _require_graph(self) -> list[Tensor]:
-        """The parameters with gradients, all of which must come with a graph of their own."""
-        with_grad = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        if with_grad and not any(p.grad is not None and p.grad.requires_grad for p in with_grad):
-            raise RuntimeError(
-                f"{type(self).__name__} needs second derivatives: call loss.backward(create_graph=True), or give step() "
-                "a closure that returns the loss without calling backward. A loss that is linear in the parameters "
-                "leaves no graph either"
-            )
-        return with_grad
 
 
 def _generator(source: torch.Generator | int | None) -> torch.Generator | None:

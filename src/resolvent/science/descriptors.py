@@ -32,6 +32,7 @@ def element_properties(Z: Int[Tensor, "*n"]) -> Float[Tensor, "*n 5"]:
     Notes
     -----
     Elements of the d block have valence 2, those of the f block also d = 1. Helium stands in group 18 with valence 8.
+    Which properties there are follows the idea of the paper, not its list, which was not at hand.
 
     References
     ----------

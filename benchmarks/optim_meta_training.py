@@ -1,7 +1,7 @@
 """Make the meta-parameters that `resolvent.optim.LearnedOptimizer` ships: a muP optimizer and its twin without muP.
 
-    OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python examples/learned_optimizer.py mup learned_meta.safetensors
-    OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python examples/learned_optimizer.py sp learned_sp.safetensors
+    OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/optim_meta_training.py mup learned_meta.safetensors
+    OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/optim_meta_training.py sp learned_sp.safetensors
 
 Both learn from the same data (1400 handwritten digits of 8 x 8 pixels, ReLU networks with two hidden layers of 64 units) with the same
 settings and the same seed, in about four minutes of one core each.
