@@ -1,6 +1,6 @@
 """HNSW against hnswlib, usearch and faiss: queries per second at equal recall, filters, build time and bytes.
 
-python benchmarks/search_hnsw.py [--quick] [--rows 200000]
+python benchmarks/search_hnsw.py [--quick] [--rows 200000] [--vectors FILE.npy]
 
 Speeds at a recall are interpolated over a sweep of ef, all libraries in turn in every round. Every library builds with
 M = 16 and ef_construction = 200 (hnswlib also lends its name to post-filtering: ask for more until k hits match).
@@ -196,18 +196,28 @@ def singles(indexes: dict[str, tuple[Any, Answer]], x: np.ndarray, q: np.ndarray
     table(f"one query per call, recall@{K} of at least 0.95", ["index", "us", "x hnswlib", "recall"], rows)
 
 
+def corpus(path: str | None, n: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and queries: made in clusters, or a file's, of which some rows, spread over it, are the queries."""
+    if path is None:
+        data = search.clustered_vectors(n, 128, intrinsic_dim=24, n_queries=queries, generator=0)
+        return data.x.numpy(), data.queries.numpy()
+    rows = np.load(path, allow_pickle=False).astype(np.float32)
+    asked = np.zeros(len(rows), bool)
+    asked[np.random.default_rng(0).choice(len(rows), queries, replace=False)] = True
+    return np.ascontiguousarray(rows[~asked][:n]), np.ascontiguousarray(rows[asked])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--vectors", help="rows of one's own, for example those of search_glosses.py")
     parser.add_argument("--quick", action="store_true", help="small data: does it run?")
     arguments = parser.parse_args()
-    n = 5000 if arguments.quick else arguments.rows
-    data = search.clustered_vectors(n, 128, intrinsic_dim=24, n_queries=200 if arguments.quick else 2000, generator=0)
-    x, q = data.x.numpy(), data.queries.numpy()
+    x, q = corpus(arguments.vectors, 5000 if arguments.quick else arguments.rows, 200 if arguments.quick else 2000)
     repeats = 1 if arguments.quick else 5
     indexes, rows = built(x, threads=2)
     header = ["index", "build s (2 threads)", "bytes per row"]
-    table(f"M = 16, ef_construction = 200, {n} x 128 float32; {machine()}", header, rows)
+    table(f"M = 16, ef_construction = 200, {len(x)} x {x.shape[1]} float32; {machine()}", header, rows)
     for threads in (1, 2):
         speeds(indexes, x, q, threads, repeats)
     few = q[: 50 if arguments.quick else 500]

@@ -140,7 +140,7 @@ def hidden_matrices(layers: int, d: int = 256) -> list[nn.Parameter]:
     at_most=1.2,
 )
 def time_over_products(scale: Scale) -> Measured:
-    params = hidden_matrices(scale(quick=1, full=6))
+    params = hidden_matrices(scale(quick=6, full=12))
     optimizer = optim.SteepestDescent(params, norm="spectral")
     dtype = product_dtype(params[0], "auto", (256, 256))
     alike = Counter(tuple(sorted(p.shape, reverse=True)) for p in params)

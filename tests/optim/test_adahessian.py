@@ -178,3 +178,13 @@ def test_scale_of_a_parameter_does_not_matter():
         optimizer.step(lambda: (c * x**2).sum() / 2)
     ways = x.detach() * c**0.5
     assert torch.allclose(ways, ways[:1].expand(3), rtol=1e-10) and float(ways[0]) < 0.9
+
+
+def test_fused_attention_without_second_derivatives_says_what_to_do():
+    q = nn.Parameter(torch.randn(1, 2, 8, 16))
+    optimizer = AdaHessian([q])
+    with pytest.raises(RuntimeError, match="SDPBackend.MATH"):
+        optimizer.step(lambda: nn.functional.scaled_dot_product_attention(q, q, q).square().sum())
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        optimizer.step(lambda: nn.functional.scaled_dot_product_attention(q, q, q).square().sum())
+    assert q.isfinite().all()

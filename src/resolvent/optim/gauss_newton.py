@@ -48,7 +48,8 @@ class ExactGaussNewton(Optimizer):
     outputs: one forward pass, c backward passes to the layers' outputs, one system of order bc (Cholesky for "mse", otherwise LU),
     O((bc)^3). "layers" keeps no J for `nn.Linear` and `nn.Conv2d`; other parameters, and "rows", keep bc numbers for every entry. The accuracy is
     that of the system, whose condition is at most 1 + s |Q J J^T| / lambda. A loss that is not finite leaves the parameters as
-    they are and is returned. `line_search` and `adaptive_damping` evaluate the model again.
+    they are and is returned. With more parameters than samples and cross entropy, full steps with a small damping diverge: take
+    `line_search`, or more damping. `line_search` and `adaptive_damping` evaluate the model again.
 
     References
     ----------

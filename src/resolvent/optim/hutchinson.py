@@ -40,10 +40,18 @@ def hessian_products(
     if not curved:
         return [torch.zeros_like(p) for p in params]
     outputs, vectors = zip(*curved, strict=True)
-    with torch.enable_grad():
-        found = torch.autograd.grad(
-            outputs, params, grad_outputs=vectors, retain_graph=keep, allow_unused=True, materialize_grads=True
-        )
+    try:
+        with torch.enable_grad():
+            found = torch.autograd.grad(
+                outputs, params, grad_outputs=vectors, retain_graph=keep, allow_unused=True, materialize_grads=True
+            )
+    except RuntimeError as error:
+        if "is not implemented" not in str(error):
+            raise
+        raise RuntimeError(
+            f"a part of the model has no second derivatives in torch ({error}); for fused attention, build the loss inside "
+            "torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)"
+        ) from error
     return [product.detach() for product in found]
 
 
