@@ -183,7 +183,7 @@ def test_scale_of_a_parameter_does_not_matter():
 def test_fused_attention_without_second_derivatives_says_what_to_do():
     q = nn.Parameter(torch.randn(1, 2, 8, 16))
     optimizer = AdaHessian([q])
-    with pytest.raises(RuntimeError, match="SDPBackend.MATH"):
+    with pytest.raises(RuntimeError, match=r"SDPBackend\.MATH"):
         optimizer.step(lambda: nn.functional.scaled_dot_product_attention(q, q, q).square().sum())
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         optimizer.step(lambda: nn.functional.scaled_dot_product_attention(q, q, q).square().sum())

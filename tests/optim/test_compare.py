@@ -134,3 +134,19 @@ def test_bad_input_is_named(change, message):
     }
     with pytest.raises(ValueError, match=message):
         optim.compare(**settings)
+
+
+def test_every_kind_of_optimizer_can_take_part():
+    """Those that need the model, its Jacobian, a graph, or no learning rate."""
+    makes = {
+        "SGD": torch.optim.SGD,
+        "hooks": optim.InverseFreeKFAC,
+        "jacobian": optim.ExactGaussNewton,
+        "graph": optim.AdaHessian,
+        "own rate": optim.OASIS,
+    }
+    rates = {"SGD": [0.05], "hooks": [0.05], "jacobian": [1.0], "graph": [0.1]}
+    found = optim.compare(line, (X, Y), makes, 12, loss="mse", batch_size=96, seeds=1, lrs=rates)
+    assert found["own rate"].lr is None and "own" in str(found)
+    assert all(math.isfinite(entry.final[0]) for entry in found.entries)
+    assert found["jacobian"].final[0] < found["SGD"].final[0]

@@ -220,8 +220,9 @@ def compare(
     ----------
     model_fn : makes a new model; called under a seed, so that all optimizers start alike
     data : (inputs, targets), or ((inputs, targets), (inputs, targets)) for training and held-out data
-    optimizers : name and either a class, called as `cls(model.parameters(), lr=lr)`, or a function `f(model, lr)`.
-        The first one is the reference. A function with the attribute `own_lr = True` sets its own rate and gets None
+    optimizers : name and either a class, called as `cls(model.parameters(), lr=lr)` (with the model where it needs hooks), or a function
+        `f(model, lr)`. The first one is the reference. A class whose `lr` is None by default (`OASIS`), and a function with the
+        attribute `own_lr = True`, set their own rate and get None
     budget : steps, or (steps, seconds): then also runs whose number of steps is what fits into the seconds
     loss : "cross_entropy", "mse" or a function of outputs and targets
     batch_size : rows a step
@@ -326,12 +327,17 @@ def _split(data: Any) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | No
 
 def _made(make: Any, model: nn.Module, lr: float | None) -> Any:
     if isinstance(make, type):
-        return make(model.parameters(), lr=lr)
+        # One that reads the layers themselves gets the model.
+        return make(model if getattr(make, "needs", "") == "hooks" else model.parameters(), lr=lr)
     return make(model, lr)
 
 
 def _grid(name: str, make: Any, model_fn: Callable[[], nn.Module], lrs: Any, trials: int) -> list[float]:
-    if getattr(make, "own_lr", False):
+    import inspect
+
+    known = inspect.signature(make).parameters if isinstance(make, type) else {}
+    default = known["lr"].default if "lr" in known else 1e-3
+    if getattr(make, "own_lr", default is None):
         return []
     if isinstance(lrs, Mapping):
         if name not in lrs:
@@ -339,9 +345,6 @@ def _grid(name: str, make: Any, model_fn: Callable[[], nn.Module], lrs: Any, tri
         return sorted(lrs[name])
     if lrs is not None:
         return sorted(lrs)
-    import inspect
-
-    default = inspect.signature(make).parameters["lr"].default if isinstance(make, type) else 1e-3
     centre = float(default) if isinstance(default, (int, float)) and not isinstance(default, bool) else 1e-3
     return [centre * _STEP ** (i - trials // 2) for i in range(trials)]
 
