@@ -1,6 +1,6 @@
 """The glosses of WordNet as embeddings: real texts for `search_hnsw.py --vectors`.
 
-python benchmarks/search_glosses.py FOLDER glosses.npy
+python benchmarks/search_glosses.py FOLDER glosses.npy [--every 4]
 
 FOLDER holds WordNet's files data.noun, data.verb, data.adj and data.adv (Debian: package wordnet-base, /usr/share/wordnet).
 About 117,000 glosses, 384 numbers each of length one, by the encoder of `resolvent index add --text`: ten minutes on two
@@ -28,8 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--every", type=int, default=1, help="take every so many glosses only")
     arguments = parser.parse_args()
-    texts = glosses(arguments.folder)
+    texts = glosses(arguments.folder)[:: arguments.every]
     print(f"{len(texts)} glosses, the first: {texts[0]}")
     np.save(arguments.out, text_encoder().encode(texts))
 
