@@ -204,3 +204,13 @@ def test_orthogonalize_gradients_and_bad_input():
     ):
         with pytest.raises(ValueError, match=match):
             orthogonalize(torch.eye(3), **options)
+
+
+@pytest.mark.parametrize("size", [1e-38, 1e-25, 1e25, 1e37])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_matrices_whose_squares_leave_the_range_are_orthogonalised_as_others(size, dtype):
+    A = gaussian((2, 40, 30), dtype=torch.float32, generator=0).clamp(-3, 3)
+    for settings in ({"steps": 5}, {}):
+        want = orthogonalize(A.to(dtype), **settings).float()
+        found = orthogonalize((A.to(dtype).double() * size).to(dtype), **settings).float()
+        assert (found - want).norm() < 0.05 * want.norm()

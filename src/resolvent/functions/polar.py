@@ -15,6 +15,7 @@ from resolvent.functions.minimax import best_quadratic
 from resolvent.info import Info
 from resolvent.operators import lu
 from resolvent.operators.arrays import as_tensor, check_finite, give_back, real_dtype
+from resolvent.operators.magnitude import units_of
 
 # The quintic of Newton and Schulz, to which the best ones tend as the interval closes.
 _LIMIT = (15 / 8, -10 / 8, 3 / 8)
@@ -253,6 +254,7 @@ def _orthogonal(A: Tensor, rtol: float, steps: int | None, low: float, method: s
     if method == "svd":
         X, report = _by_svd(A.float() if A.dtype in _HALF else A)
         return X.to(A.dtype), report
+    A = A / units_of(A)
     size = torch.linalg.matrix_norm(A.float() if A.dtype in _HALF else A)[..., None, None]
     size = torch.where(size > 0, size, torch.ones_like(size))
     if steps is not None:

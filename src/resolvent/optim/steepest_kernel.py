@@ -24,7 +24,8 @@ def mix(table: Any, chunks: Any, like: Any, narrow: Any, beta: Any, rest: Any, a
             m[j] = beta * m[j] + rest * g[j]
         for j in range(stop - start):
             u = ahead * m[j] + (one - ahead) * g[j]
-            total += np.float64(u * u)
+            # In double before the square, which leaves float32 below 1e-23.
+            total += np.float64(u) * np.float64(u)
             # To the nearest, ties to even; the sum below would turn some NaN into numbers, which the sums give away.
             bits = np.float32(u).view(np.uint32)
             out[j] = np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
