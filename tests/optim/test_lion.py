@@ -128,3 +128,11 @@ def test_state_is_one_tensor():
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         optim.Lion([nn.Parameter(torch.zeros(1))], **options)
+
+
+@pytest.mark.parametrize("norm", ["l2", "group", "spectral", "lp"])
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_the_direction_does_not_depend_on_the_size_of_the_gradient(norm, size):
+    g = torch.randn(6, 4, generator=torch.Generator().manual_seed(4))
+    x = torch.zeros_like(g)
+    torch.testing.assert_close(stepped(norm, x, size * g), stepped(norm, x, g), rtol=1e-4, atol=1e-5)

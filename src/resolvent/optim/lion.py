@@ -300,9 +300,12 @@ def _subgradient(u: Tensor, group: Group) -> Tensor:
         return (u / group["epsilon"]).clamp_(-1, 1)
     if norm == "group":
         rows = _rows(u)
+        rows = _unit(rows, rows.abs().amax(dim=1, keepdim=True))
         return _unit(rows, rows.norm(dim=1, keepdim=True)).reshape(u.shape)
     if norm == "spectral":
         return orthogonalize(_rows(u)).reshape(u.shape)
+    # Over the largest entry first: squares of 1e-25 are zero in float32.
+    u = _unit(u, u.abs().max())
     if norm == "l2":
         return _unit(u, u.norm())
     p = group["p"]

@@ -90,7 +90,13 @@ def _check_norm(norm: str, allowed: tuple[str, ...]) -> None:
 def _entrywise(G: Tensor, norm: str) -> Tensor:
     if norm == "inf":
         return G.sgn()
-    size = G.norm() if norm == "l2" else G.norm(dim=-1, keepdim=True) / math.sqrt(max(G.shape[-1], 1))
+    # Over the largest entry first: squares of 1e-25 are zero in float32.
+    G = _over(G, G.abs().max() if norm == "l2" else G.abs().amax(-1, keepdim=True)) if G.numel() else G
+    return _over(G, G.norm() if norm == "l2" else G.norm(dim=-1, keepdim=True) / math.sqrt(max(G.shape[-1], 1)))
+
+
+def _over(G: Tensor, size: Tensor) -> Tensor:
+    """G / size, zero where the size is."""
     return torch.where(size > 0, G / torch.where(size > 0, size, torch.ones_like(size)), torch.zeros_like(G))
 
 
