@@ -124,3 +124,7 @@ def show(records: Sequence[Record]) -> None:
     counts = {verdict: sum(row.verdict == verdict for row in records) for verdict in _STYLES}
     summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     console.print(Text(f"{len(records)} claims: {summary}; {sum(row.seconds for row in records):.1f} s"))
+    # Last, where a log that keeps only its end still has it.
+    for row in records:
+        if row.fails:
+            console.print(Text(f"{row.verdict}: {row.room}.{row.name}: required {row.required}, measured {row.shown}"))
