@@ -134,6 +134,12 @@ class Claim:
             return value >= self.at_least
         return self.at_most is not None and value <= self.at_most
 
+    def nearly_holds(self, value: float, slack: float) -> bool:
+        """Whether `value`, a ratio, misses the number required by less than the factor `slack`."""
+        if self.at_least is not None:
+            return value * slack >= self.at_least > 0
+        return self.at_most is not None and value <= self.at_most * slack
+
 
 _registry: dict[tuple[str, str], Claim] = {}
 

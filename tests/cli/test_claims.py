@@ -224,3 +224,46 @@ def test_packaged_record_belongs_to_claims_that_exist():
     for row in read():
         assert row.paper and row.method.startswith("resolvent.")
         assert row.verdict in ("met", "known miss"), (row.name, row.verdict)
+
+
+TIMED = """
+import time
+
+from resolvent.claims import Measured, claim
+
+
+@claim(paper="Fifth Paper", method="resolvent.spectra.cond", says="fast", at_most=1.0)
+def timed(scale):
+    time.perf_counter()
+    return Measured({value})
+"""
+
+
+@pytest.mark.parametrize(
+    ("value", "slack", "code"), [(1.2, 1.0, 1), (1.2, 1.5, 0), (1.6, 1.5, 1), (float("nan"), 1.5, 1), (0.9, 1.0, 0)]
+)
+def test_slack_forgives_times(tmp_path, value, slack, code):
+    (tmp_path / "times.py").write_text(TIMED.format(value=f"float('{value}')"))
+    result = invoke("--directory", tmp_path, "--slack", slack)
+    assert result.exit_code == code
+    assert ("missed: times.timed" in result.output) == (value != 0.9)
+
+
+def test_slack_forgives_nothing_but_times(tmp_path):
+    (tmp_path / "errors.py").write_text(TIMED.format(value=1.2).replace("    time.perf_counter()\n", ""))
+    assert invoke("--directory", tmp_path, "--slack", 1.5).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("bound", "value", "near"),
+    [
+        ({"at_least": 3.0}, 2.1, True),
+        ({"at_least": 3.0}, 1.9, False),
+        ({"at_least": 0.0}, -0.1, False),
+        ({"at_most": 3.0}, 4.4, True),
+        ({"at_most": 3.0}, 4.6, False),
+        ({"at_most": 0.0}, 0.1, False),
+    ],
+)
+def test_nearly_holds(bound, value, near):
+    assert made(lambda scale: Measured(value), **bound).nearly_holds(value, 1.5) is near

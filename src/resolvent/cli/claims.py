@@ -29,22 +29,32 @@ def claims_command(
     jobs: Annotated[
         int, typer.Option("--jobs", min=1, help="Processes for the claims that read no clock; the others run alone.")
     ] = 1,
+    slack: Annotated[
+        float,
+        typer.Option("--slack", min=1.0, help="Exit with 0 where only measured times miss, by less than this factor."),
+    ] = 1.0,
     record: Annotated[bool, typer.Option("--record", help="Keep the records, for the docs.")] = False,
     directory: Annotated[Path, typer.Option("--directory", help="Where the files of claims are.")] = Path("claims"),
 ) -> None:
     """Measure the papers' claims and print paper, claim, required, measured, verdict.
 
-    Exits with 1 when a claim is missed that is not recorded as a known miss, or when one ends in an error.
+    Exits with 1 when a claim is missed that is not recorded as a known miss, or when one ends in an error. Times on a machine
+    that others use as well vary: `--slack 1.5` still shows a claim about time that misses by less than 1.5 as missed, and exits with 0.
     """
+    from resolvent.cli.claims_workers import reads_a_clock
+
     every = load(directory)
-    records = measure(select(every, what), Scale(full=full), jobs, directory)
+    chosen = select(every, what)
+    records = measure(chosen, Scale(full=full), jobs, directory)
     show(records)
     if json is not None:
         write(records, json)
     if record:
         write(merge(read(), records, [(c.room, c.name) for c in every]), RECORD)
-    if any(row.fails for row in records):
-        raise typer.Exit(1)
+    for one, row in zip(chosen, records, strict=True):
+        slow = row.measured is not None and one.nearly_holds(row.measured, slack) and reads_a_clock(one)
+        if row.fails and not slow:
+            raise typer.Exit(1)
 
 
 def measure(claims: Sequence[Claim], scale: Scale, jobs: int = 1, directory: Path = Path("claims")) -> list[Record]:

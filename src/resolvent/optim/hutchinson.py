@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -149,7 +149,7 @@ class HutchinsonOptimizer(Optimizer):
         scale = getattr(self, "grad_scale", None)
         sums: list[Tensor] = []
         for number in range(probes):
-            signs = [self._signs_like(p) for p in params]
+            signs = self._signs_like(params)
             found = hessian_products(grads, params, signs, keep=keep or number + 1 < probes)
             parts = [self._seen(h) for h in found]
             if signed:
@@ -177,19 +177,28 @@ class HutchinsonOptimizer(Optimizer):
                 if p.grad is not None and p.grad.requires_grad:
                     p.grad = p.grad.detach()
 
-    def _signs_like(self, p: Tensor) -> Tensor:
-        """Signs for a parameter: +1 and -1 in both parts of complex numbers, and the same on all ranks of a sharded one."""
-        shape = (*p.shape, 2) if p.is_complex() else tuple(p.shape)
-        dtype = p.dtype.to_real() if p.is_complex() else p.dtype
-        z = random_signs(shape, dtype, self._probes()).to(p.device)
-        if p.is_complex():
-            z = torch.view_as_complex(z)
-        if hasattr(p, "full_tensor"):
-            from torch.distributed.tensor import distribute_tensor
+    def _signs_like(self, params: Sequence[Tensor]) -> list[Tensor]:
+        """Signs for parameters: +1 and -1 in both parts of complex numbers, and the same on all ranks of a sharded one."""
+        # All are drawn at once, and those of one dtype are filled at once: a model has many small parameters.
+        sizes = [p.numel() * (2 if p.is_complex() else 1) for p in params]
+        words = random_words([-(-size // 64) for size in sizes], self._probes())
+        found: list[Tensor] = []
+        real = [p.dtype.to_real() if p.is_complex() else p.dtype for p in params]
+        filled = {dtype: iter(()) for dtype in real}
+        for dtype in filled:
+            parts = [w for w, d in zip(words, real, strict=True) if d == dtype]
+            whole = as_signs(parts[0] if len(parts) == 1 else torch.cat(parts), dtype)
+            filled[dtype] = iter(whole.split([64 * len(part) for part in parts]))
+        for p, size, dtype in zip(params, sizes, real, strict=True):
+            z: Tensor = next(filled[dtype])[:size].to(p.device)
+            z = torch.view_as_complex(z.view(*p.shape, 2)) if p.is_complex() else z.view(p.shape)
+            if hasattr(p, "full_tensor"):
+                from torch.distributed.tensor import distribute_tensor
 
-            mesh: Any = p
-            z = distribute_tensor(z, mesh.device_mesh, mesh.placements, src_data_rank=None)
-        return z
+                mesh: Any = p
+                z = distribute_tensor(z, mesh.device_mesh, mesh.placements, src_data_rank=None)
+            found.append(z)
+        return found
 
     def _seen(self, t: Tensor) -> Tensor:
         """A tensor shaped like a parameter in the form that `_single` gets: whole, real, at least 32 bits."""
@@ -200,10 +209,50 @@ class HutchinsonOptimizer(Optimizer):
         return t.float() if t.dtype in HALF else t
 
 
-@lru_cache(maxsize=4)
-def _bytes_as_signs(dtype: torch.dtype) -> Tensor:
-    bits = (torch.arange(256)[:, None] >> torch.arange(8)) & 1
-    return (2 * bits - 1).to(dtype)
+def random_words(counts: Sequence[int], generator: torch.Generator) -> list[Tensor]:
+    """Words of 64 independent bits.
+
+    Parameters
+    ----------
+    counts : how many, for every tensor of the result
+    generator : on the CPU
+
+    Returns
+    -------
+    Tensors of int64 on the CPU, neighbours in memory.
+
+    Examples
+    --------
+    >>> [len(words) for words in random_words([2, 3], torch.Generator().manual_seed(0))]
+    [2, 3]
+    """
+    words = torch.empty(sum(counts), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return list(words.split(list(counts)))
+
+
+def as_signs(words: Tensor, dtype: torch.dtype) -> Tensor:
+    """The bits of words as +1 and -1.
+
+    Parameters
+    ----------
+    words : int64, on the CPU
+    dtype : of the result
+
+    Returns
+    -------
+    64 numbers for every word, the lowest bit first.
+
+    Examples
+    --------
+    >>> as_signs(torch.tensor([5]), torch.float32)[:4]
+    tensor([ 1., -1.,  1., -1.])
+    """
+    from resolvent.optim.hutchinson_kernel import signs_of_bits
+
+    wide = dtype if dtype in (torch.float32, torch.float64) else torch.float32
+    out = torch.empty(64 * len(words), dtype=wide)
+    signs_of_bits(words.numpy(), out.numpy())
+    return out.to(dtype)
 
 
 def random_signs(shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
@@ -225,9 +274,6 @@ def random_signs(shape: Sequence[int], dtype: torch.dtype, generator: torch.Gene
     >>> sorted(set(z.tolist())), bool(z.mean().abs() < 0.1)
     ([-1.0, 1.0], True)
     """
-    n = 1
-    for size in shape:
-        n *= size
-    words = torch.empty(-(-n // 64), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    rows = torch.index_select(_bytes_as_signs(dtype), 0, words.view(torch.uint8).to(torch.int32))
-    return rows.reshape(-1)[:n].reshape(tuple(shape))
+    n = math.prod(shape)
+    (words,) = random_words([-(-n // 64)], generator)
+    return as_signs(words, dtype)[:n].reshape(tuple(shape))
