@@ -30,20 +30,32 @@ def claims(_: str) -> str:
     records = read()
     if not records:
         return "No claim is recorded yet."
-    verdicts = ("met", "known miss", "missed", "error")
-    counted = {verdict: sum(r.verdict == verdict for r in records) for verdict in verdicts}
-    parts = [f"{len(records)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in counted.items() if n) + "."]
-    for room in sorted({record.room for record in records}):
-        rows = [_row(record) for record in records if record.room == room]
-        head = "| paper | claim | method | required | measured | verdict |\n| --- | --- | --- | ---: | ---: | --- |"
+    quick = [record for record in records if record.scale == "quick"]
+    full = {(record.room, record.name): record for record in records if record.scale == "full"}
+    parts = [f"At quick scale {_counted(quick)}; at full scale {_counted(list(full.values()))}."]
+    for room in sorted({record.room for record in quick}):
+        rows = [_row(record, full.get((room, record.name))) for record in quick if record.room == room]
+        head = "| paper | claim | method | required | at quick scale | at full scale |\n| --- | --- | --- | ---: | --- | --- |"
         parts.append(f"## {room}\n\n{head}\n" + "\n".join(rows))
     return "\n\n".join(parts)
 
 
-def _row(record: Record) -> str:
-    note = f" ({record.note})" if record.note else ""
-    cells = (record.paper, record.says, f"`{record.method}`", record.required, record.shown, record.verdict + note)
+def _counted(records: list[Record]) -> str:
+    counts = {
+        verdict: sum(r.verdict == verdict for r in records) for verdict in ("met", "known miss", "missed", "error")
+    }
+    return f"{len(records)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n)
+
+
+def _row(quick: Record, full: Record | None) -> str:
+    cells = (quick.paper, quick.says, f"`{quick.method}`", quick.required, _verdict(quick), _verdict(full))
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _verdict(record: Record | None) -> str:
+    if record is None:
+        return ""
+    return f"**{record.verdict}**, {record.shown}" + (f" ({record.note})" if record.note else "")
 
 
 def modules(room: str) -> str:

@@ -105,6 +105,7 @@ class Claim:
     says : the paper's headline in a few words
     at_least, at_most : the number to reach; one of the two is None
     known_miss : why it is not met, with the measured number; None when it is to be met
+    full_miss : the same where it is met at quick scale and not at full scale
     room : of the file of `claims/` that it stands in
     """
 
@@ -116,6 +117,7 @@ class Claim:
     at_most: float | None
     known_miss: str | None
     room: str
+    full_miss: str | None = None
 
     @property
     def name(self) -> str:
@@ -146,13 +148,25 @@ _registry: dict[tuple[str, str], Claim] = {}
 
 @overload
 def claim(
-    *, paper: str, method: object, says: str, at_least: float, known_miss: str | None = None
+    *,
+    paper: str,
+    method: object,
+    says: str,
+    at_least: float,
+    known_miss: str | None = None,
+    full_miss: str | None = None,
 ) -> Callable[[Callable[[Scale], Measured]], Claim]: ...
 
 
 @overload
 def claim(
-    *, paper: str, method: object, says: str, at_most: float, known_miss: str | None = None
+    *,
+    paper: str,
+    method: object,
+    says: str,
+    at_most: float,
+    known_miss: str | None = None,
+    full_miss: str | None = None,
 ) -> Callable[[Callable[[Scale], Measured]], Claim]: ...
 
 
@@ -164,6 +178,7 @@ def claim(
     at_least: float | None = None,
     at_most: float | None = None,
     known_miss: str | None = None,
+    full_miss: str | None = None,
 ) -> Callable[[Callable[[Scale], Measured]], Claim]:
     """Declare that the function below measures a claim of `paper`.
 
@@ -174,6 +189,7 @@ def claim(
     says : the paper's headline, in a few words
     at_least, at_most : the number that must be reached; give one of the two, finite
     known_miss : why the number is not reached, with what is measured; the run does not fail for it
+    full_miss : the same for what is missed at full scale alone
 
     Returns
     -------
@@ -199,12 +215,13 @@ def claim(
     bound = float(at_least if at_least is not None else at_most)  # type: ignore[arg-type]
     if not math.isfinite(bound):
         raise ValueError(f"claim: the bound must be finite, got {bound}")
-    if known_miss is not None and not known_miss.strip():
-        raise ValueError("claim: known_miss must say why and what is measured, got an empty text")
+    for name, miss in (("known_miss", known_miss), ("full_miss", full_miss)):
+        if miss is not None and not miss.strip():
+            raise ValueError(f"claim: {name} must say why and what is measured, got an empty text")
 
     def register(measure: Callable[[Scale], Measured]) -> Claim:
         room = _room(measure.__module__.rpartition(".")[2])
-        made = Claim(measure, paper, _import_path(method), says, at_least, at_most, known_miss, room)
+        made = Claim(measure, paper, _import_path(method), says, at_least, at_most, known_miss, room, full_miss)
         _registry[room, made.name] = made
         return made
 
@@ -336,18 +353,19 @@ def run(claim: Claim, scale: Scale | None = None) -> Record:
     scale = scale or Scale()
     about = (claim.room, claim.name, claim.paper, claim.method, claim.says, claim.required)
     blank = Record(*about, scale=scale.name)
+    known = claim.known_miss or (claim.full_miss if scale.full else None)
     start = time.perf_counter()
     try:
         out = _measure(claim, scale)
-        if not claim.holds(out.value) and claim.known_miss is None:
+        if not claim.holds(out.value) and known is None:
             out = sorted([out, _measure(claim, scale), _measure(claim, scale)], key=lambda one: one.value)[1]
     except _FAILURES as error:
         note = f"{type(error).__name__}: {error}"
         return replace(blank, verdict="error", note=note, seconds=time.perf_counter() - start)
     seconds = time.perf_counter() - start
     holds = claim.holds(out.value)
-    verdict: Verdict = "met" if holds else "missed" if claim.known_miss is None else "known miss"
-    recorded = claim.known_miss and ("recorded as missed, now met" if holds else claim.known_miss)
+    verdict: Verdict = "met" if holds else "missed" if known is None else "known miss"
+    recorded = known and ("recorded as missed, now met" if holds else known)
     note = "; ".join(text for text in (out.note, recorded) if text)
     return replace(blank, measured=out.value, unit=out.unit, note=note, verdict=verdict, seconds=seconds)
 

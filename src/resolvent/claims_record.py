@@ -133,12 +133,12 @@ def merge(old: Iterable[Record], new: Iterable[Record], known: Iterable[tuple[st
 
     Parameters
     ----------
-    old, new : records; a new one replaces the old one of the same room and name
+    old, new : records; a new one replaces the old one of the same room, name and scale
     known : room and name of every claim there is; what is not among them is dropped
 
     Returns
     -------
-    The records in the order of `known`.
+    The records in the order of `known`, those at quick scale before those at full scale.
 
     Examples
     --------
@@ -147,5 +147,5 @@ def merge(old: Iterable[Record], new: Iterable[Record], known: Iterable[tuple[st
     >>> [r.measured for r in merge([row], [replace(row, measured=4.0)], [("spectra", "speed")])]
     [4.0]
     """
-    rows = {(record.room, record.name): record for record in [*old, *new]}
-    return [rows[key] for key in known if key in rows]
+    rows = {(record.room, record.name, record.scale): record for record in [*old, *new]}
+    return [rows[key] for one in known for key in ((*one, "quick"), (*one, "full")) if key in rows]

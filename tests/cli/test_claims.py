@@ -176,6 +176,21 @@ def test_merge_keeps_what_was_not_measured_again():
     assert merge([a, b], [again], [("room", "b")]) == [again]
 
 
+def test_merge_keeps_the_two_scales_apart():
+    quick, full = (Record("room", "a", "P", "m", "s", "≥ 1", 1.0, scale=scale) for scale in ("quick", "full"))
+    again = Record("room", "a", "P", "m", "s", "≥ 1", 2.0, scale="full")
+    assert merge([full, quick], [again], [("room", "a")]) == [quick, again]
+
+
+def test_a_miss_at_full_scale_is_known_there_alone():
+    known = made(lambda scale: Measured(scale(quick=1.0, full=3.0)), at_most=2.0, full_miss="3: too large")
+    assert run(known, Scale()).verdict == "met"
+    full = run(known, Scale(full=True))
+    assert full.verdict == "known miss" and full.note == "3: too large"
+    worse = made(lambda scale: Measured(3.0), at_most=2.0, full_miss="3: too large")
+    assert run(worse, Scale()).verdict == "missed"
+
+
 def test_normal_is_how_titles_are_compared():
     assert normal("The Vendi Score: A Diversity  Metric") == "the vendi score a diversity metric"
 

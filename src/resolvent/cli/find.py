@@ -216,7 +216,8 @@ def _entry(path: str, docstring: str, claims: dict[str, list[Record]]) -> Entry:
     summary, _, rest = docstring.partition("\n")
     parts = _SECTION.split(rest)
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
-    own = claims.get(path, [])
+    # One of the two scales of a claim counts.
+    own = list({record.name: record for record in claims.get(path, [])}.values())
     places = {
         "name": path.rpartition(".")[2],
         "summary": summary,
