@@ -67,9 +67,9 @@ floors: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-# A measured time may miss by half where others use the machine too: it is shown as missed, and is no failure.
+# A measured time may miss by a factor below 2 where others use the machine too: it is shown as missed, and is no failure.
 claims: $(READY)
-	$(BIN)/resolvent claims --jobs $(WORKERS) --slack 1.5
+	$(BIN)/resolvent claims --jobs $(WORKERS) --slack 2
 
 record: $(READY)
 	$(BIN)/resolvent claims --record

@@ -92,3 +92,28 @@ def scalars(like: Tensor, *values: float) -> tuple[Any, ...]:
     """
     kind = np.float32 if like.element_size() == 4 else np.float64
     return np.empty(0, kind), *(kind(value) for value in values)
+
+
+def norms(sums: NDArray[np.float64], pieces: NDArray[np.int64], tensors: int) -> NDArray[np.float64]:
+    """Norms of tensors from the squared sizes of their pieces.
+
+    Parameters
+    ----------
+    sums : (pieces, kinds) squared sizes
+    pieces : what `chunks` gave
+    tensors : how many there are
+
+    Returns
+    -------
+    (tensors, kinds); a NaN stays one.
+
+    Examples
+    --------
+    >>> import torch
+    >>> norms(np.array([[4.0], [9.0]]), chunks([torch.zeros(3), torch.zeros(2)]), 2)
+    array([[2.],
+           [3.]])
+    """
+    found = np.zeros((tensors, sums.shape[1]))
+    np.add.at(found, pieces[:, 0], sums)
+    return np.sqrt(found)

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from resolvent.optim.fused import chunks, scalars, table
+from resolvent.optim.fused import chunks, norms, scalars, table
 from resolvent.optim.optimizer import Group, Optimizer, State, check
 
 
@@ -177,7 +176,7 @@ class LARS(Optimizer):
         like, zero, lr, momentum = scalars(ps[0], 0.0, group["lr"], group["momentum"])
         sums = np.empty((len(pieces), 2))
         squares(addresses, pieces, like, zero, sums)
-        w, g = _sizes(sums, pieces, len(ps)).T
+        w, g = norms(sums, pieces, len(ps)).T
         is_matrix = np.array([p.ndim > 1 for p in ps])
         decay = np.where(is_matrix, group["weight_decay"], 0.0)
         adapts = is_matrix & ~((w == 0) | (g == 0))
@@ -273,7 +272,7 @@ class LAMB(Optimizer):
         like, zero, *betas = scalars(ps[0], 0.0, beta1, beta2, 1 - beta1, 1 - beta2)
         _, *rest = scalars(ps[0], unbias1, unbias2, group["eps"], group["weight_decay"])
         moments(addresses, pieces, like, zero, sums, *betas, *rest)
-        w, r = _sizes(sums, pieces, len(ps)).T
+        w, r = norms(sums, pieces, len(ps)).T
         ratio = np.where((w == 0) | (r == 0), 1.0, w / np.where(r == 0, 1.0, r))
         lamb(addresses, pieces, like, (group["lr"] * ratio).astype(like.dtype), *rest)
 
@@ -287,10 +286,3 @@ def _unbias(group: Group, step: int) -> tuple[float, float]:
 def _relative(w: Tensor, r: Tensor) -> Tensor:
     """|w| / |r|, and 1 where one of them is 0."""
     return torch.where((w == 0) | (r == 0), torch.ones_like(w), w / r)
-
-
-def _sizes(sums: NDArray[np.float64], pieces: NDArray[np.int64], tensors: int) -> NDArray[np.float64]:
-    """Norms of tensors from the squared sizes of their pieces; a NaN stays one."""
-    found = np.zeros((tensors, sums.shape[1]))
-    np.add.at(found, pieces[:, 0], sums)
-    return np.sqrt(found)

@@ -74,6 +74,8 @@ class Optimizer(torch.optim.Optimizer):
     needs: ClassVar[Needs] = "grads"
     elementwise: ClassVar[bool] = True
     has_fused: ClassVar[bool] = False
+    # Of the state, what the fused step reads as arrays of the parameter's precision; None: everything.
+    fused_state: ClassVar[frozenset[str] | None] = None
     takes_complex: ClassVar[bool] = True
 
     def __init__(
@@ -168,9 +170,13 @@ class Optimizer(torch.optim.Optimizer):
         fused = self._wants_fused(group)
         parts: dict[str, list[Work]] = defaultdict(list)
         for work in works:
-            parts["fused" if fused and fits(work) else "single" if group["foreach"] is False else "foreach"].append(
-                work
-            )
+            parts[
+                "fused"
+                if fused and fits(work, self.fused_state)
+                else "single"
+                if group["foreach"] is False
+                else "foreach"
+            ].append(work)
         if group["fused"] and set(parts) != {"fused"} and not torch.compiler.is_compiling():
             raise RuntimeError(
                 f"fused=True: the fused step of {type(self).__name__} takes contiguous tensors on the CPU, "

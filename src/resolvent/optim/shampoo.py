@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from resolvent.optim.optimizer import Group, Optimizer, State
 from resolvent.optim.precision import PRECISIONS, Precision, product_dtype
 from resolvent.optim.shampoo_bits import PackedSide
+from resolvent.optim.shampoo_fused import TINY, adam_sizes, adam_steps, steps_along
 from resolvent.optim.shampoo_sides import FullSide, from_blocks, layout, ridged_power, to_blocks
 
 _CHOICES = {
@@ -48,7 +50,7 @@ class Shampoo(Optimizer):
     precision : of the products with the roots. "auto": bfloat16 for float32 parameters and blocks with sides of at least 128, where the
         hardware multiplies it: where L and R have condition 1e4, the direction is then off by about 13 %, hardly more than one of five
         Newton-Schulz steps; "bfloat16"; "full": that of the parameter
-    foreach, maximize : as in `torch.optim.AdamW`
+    foreach, fused, maximize : as in `torch.optim.AdamW`
 
     Notes
     -----
@@ -74,6 +76,8 @@ class Shampoo(Optimizer):
     """
 
     elementwise = False
+    has_fused = True
+    fused_state = frozenset({"momentum", "second"})
 
     def __init__(
         self,
@@ -95,6 +99,7 @@ class Shampoo(Optimizer):
         min_quant_size: int = 4096,
         precision: Precision = "auto",
         foreach: bool | None = None,
+        fused: bool | None = None,
         maximize: bool = False,
     ) -> None:
         defaults = {
@@ -103,7 +108,7 @@ class Shampoo(Optimizer):
             "max_size": max_size, "bits": bits, "quant_block": quant_block, "rectify": rectify,
             "min_quant_size": min_quant_size, "precision": precision,
         }  # fmt: skip
-        super().__init__(params, defaults, foreach=foreach, maximize=maximize)
+        super().__init__(params, defaults, foreach=foreach, fused=fused, maximize=maximize)
 
     def _check_group(self, group: Group) -> None:
         for name, known in _CHOICES.items():
@@ -136,7 +141,7 @@ class Shampoo(Optimizer):
         if "second" in state:
             v = state["second"].mul_(beta2).addcmul_(g, g, value=1 - beta2)
             step = state["step"]
-            adam = m / (1 - beta1**step) / ((v / (1 - beta2**step)).sqrt() + _TINY)
+            adam = m / (1 - beta1**step) / ((v / (1 - beta2**step)).sqrt() + TINY)
         if "updates" in state:
             _observe(group, p, g, state)
             if _due(state["step"], *_intervals(group)[:1]):
@@ -162,7 +167,7 @@ class Shampoo(Optimizer):
             # m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + tiny) with the corrections drawn together.
             correction = (1 - beta1**step) / (1 - beta2**step) ** 0.5
             torch._foreach_mul_(below, correction)
-            torch._foreach_add_(below, _TINY * (1 - beta1**step))
+            torch._foreach_add_(below, TINY * (1 - beta1**step))
             adam = dict(zip(with_second, torch._foreach_div([ms[i] for i in with_second], below), strict=True))
         if group["weight_decay"]:
             torch._foreach_mul_(ps, 1 - lr * group["weight_decay"])
@@ -179,9 +184,45 @@ class Shampoo(Optimizer):
             u = _direction(group, ps[i], ms[i], states[i])
             ps[i].add_(_resized(u, sizes[i]) if i in sizes else u, alpha=-lr)
 
+    def _fused(self, group: Group, ps: list[Tensor], gs: list[Tensor], states: list[State]) -> None:
+        is_plain = ["updates" not in state for state in states]
+        for plain in (True, False):
+            some = [i for i, one in enumerate(is_plain) if one == plain]
+            if some:
+                take = adam_steps if plain else self._fused_matrices
+                take(group, [ps[i] for i in some], [gs[i] for i in some], [states[i] for i in some])
 
-# Of the denominator of Adam, as everywhere.
-_TINY = 1e-8
+    def _fused_matrices(self, group: Group, ps: list[Tensor], gs: list[Tensor], states: list[State]) -> None:
+        beta1, step = group["betas"][0], states[0]["step"]
+        ms = [state["momentum"] for state in states]
+        grafted = group["graft"] is not None
+        if group["graft"] == "adam":
+            sizes: Any = adam_sizes(group, gs, states)
+        else:
+            torch._foreach_lerp_(ms, gs, 1 - beta1)
+            sizes = (np.array([float(m.norm()) for m in ms]) if grafted else 1.0) / (1 - beta1**step)
+        for p, g, state in zip(ps, gs, states, strict=True):
+            _observe(group, p, g, state)
+        if _due(step, *_intervals(group)[:1]):
+            _renew(group, ps, states)
+        keep, lengths = 1 - group["lr"] * group["weight_decay"], group["lr"] * sizes
+        held: dict[torch.dtype, dict[int, Tensor]] = defaultdict(dict)
+
+        def release(dtype: torch.dtype) -> None:
+            some = held.pop(dtype)
+            steps_along([ps[i] for i in some], list(some.values()), keep, lengths[list(some)] if grafted else lengths)
+
+        for i, (p, m, state) in enumerate(zip(ps, ms, states, strict=True)):
+            D = _preconditioned(group, p, m, state)
+            held[D.dtype][i] = D
+            if sum(d.nbytes for d in held[D.dtype].values()) >= _HELD:
+                release(D.dtype)
+        for dtype in list(held):
+            release(dtype)
+
+
+# Bytes of directions that wait for their one pass over memory.
+_HELD = 2**26
 
 
 def is_matrix(p: Tensor, group: Group) -> bool:
@@ -265,12 +306,16 @@ def _renew(group: Group, ps: list[Tensor], states: list[State]) -> None:
             side.keep_root(state, missing * root, _work_dtype(p, group))
 
 
-def _direction(group: Group, p: Tensor, m: Tensor, state: State) -> Tensor:
-    """The preconditioned momentum, of the shape of the parameter and the precision of the products."""
+def _preconditioned(group: Group, p: Tensor, m: Tensor, state: State) -> Tensor:
+    """The momentum between the roots, of the shape of the parameter and the precision of the products."""
     dtype, (left, right) = _work_dtype(p, group), _sides(p, group)
     M = to_blocks(m, group["block"], dtype)
-    D = left.root(state, dtype) @ M @ right.root(state, dtype)
-    D = from_blocks(D, tuple(p.shape), group["block"])
+    return from_blocks(left.root(state, dtype) @ M @ right.root(state, dtype), tuple(p.shape), group["block"])
+
+
+def _direction(group: Group, p: Tensor, m: Tensor, state: State) -> Tensor:
+    """The preconditioned momentum; with "adam" its size is still to be given."""
+    D = _preconditioned(group, p, m, state)
     if group["graft"] == "sgd":
         return _resized(D, m.norm() / (1 - group["betas"][0] ** state["step"]))
     if group["graft"] is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,14 +36,15 @@ def buckets(works: Iterable[Work]) -> Iterator[list[Work]]:
     yield from found.values()
 
 
-def fits(work: Work) -> bool:
+def fits(work: Work, names: Collection[str] | None = None) -> bool:
     """Whether a kernel may read the memory of a parameter, its gradient and its state as plain arrays."""
     p = work.value
     if p.device.type != "cpu" or not (p.is_contiguous() and work.grad.is_contiguous()):
         return False
     return all(
         not isinstance(t, Tensor) or not t.is_floating_point() or (t.is_contiguous() and t.dtype == p.dtype)
-        for t in work.state.values()
+        for name, t in work.state.items()
+        if names is None or name in names
     )
 
 
