@@ -251,6 +251,7 @@ def untuned_on_badly_scaled_data(scale: Scale) -> Measured:
     method=optim.OASIS,
     says="first step sizes from 1e-6 to 1e-1 change the number of gradients by at most 10 %",
     at_most=0.1,
+    full_miss="0.115 on cancer: 261 to 291 gradients",
 )
 def independent_of_the_first_step(scale: Scale) -> Measured:
     problem = Logistic(scale(quick="wine", full="cancer"), 0.0)

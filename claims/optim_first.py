@@ -193,6 +193,8 @@ def growth(name: str, baseline: str, steps: int) -> Measured:
     method=AdamP,
     says="weights before batch normalisation grow at most 1.2 times where Adam's grow at least 2 times",
     at_most=1.2,
+    full_miss="1.40 after 2000 steps, where Adam's grow 3.9 times: projected steps still lengthen a weight, by Pythagoras; what the "
+    "paper proves is the ratio, and the square of the norm grows 15 times slower",
 )
 def norms_with_adamp(scale: Scale) -> Measured:
     return growth("AdamP", "Adam", scale(quick=500, full=2000))
@@ -214,6 +216,7 @@ def norms_with_sgdp(scale: Scale) -> Measured:
     method=SGDP,
     says="the effective step size lr / |w|^2 of AdamP and SGDP stays within 2 of its start",
     at_most=2.0,
+    full_miss="3.3 with SGDP and 1.95 with AdamP after 2000 steps, as the norms say; 13 with SGD, 15 with Adam",
 )
 def effective_step_size(scale: Scale) -> Measured:
     steps = scale(quick=500, full=2000)

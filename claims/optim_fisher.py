@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+import numpy as np
 import torch
 from _seconds import seconds
 from sklearn.datasets import load_digits
@@ -14,6 +15,17 @@ from resolvent import optim
 from resolvent.claims import Measured, Scale, claim
 
 MFAC = "M-FAC: Efficient Matrix-Free Approximations of Second-Order Information"
+
+
+def dense_products(G: Tensor, X: Tensor, damp: float) -> Tensor:
+    """Of the dense inverse, refined with residuals in extended precision: in double alone they are off by 1e-8 for damping 1e-7."""
+    wide = G.numpy().astype(np.longdouble)
+    F = damp * np.eye(G.shape[1], dtype=np.longdouble) + wide.T @ wide / len(G)
+    inverse, right = np.linalg.inv(F.astype(np.float64)), X.T.numpy().astype(np.longdouble)
+    found = inverse @ right
+    for _ in range(3):
+        found += inverse @ (right - F @ found)
+    return torch.from_numpy(found.astype(np.float64))
 
 
 @claim(
@@ -26,7 +38,7 @@ def products_are_exact(scale: Scale) -> Measured:
     draw, errors = torch.Generator().manual_seed(0), []
     for damp in scale(quick=(1e-5,), full=(1e-7, 1e-5, 1e-3)):
         G, X = (torch.randn(k, 500, dtype=torch.float64, generator=draw) for k in (64, 8))
-        wanted = torch.linalg.inv(damp * torch.eye(500, dtype=torch.float64) + G.T @ G / 64) @ X.T
+        wanted = dense_products(G, X, damp)
         for mode in ("static", "dynamic"):
             found = optim.inverse_fisher(G, damp, mode=mode) @ X.T
             errors.append(float((found - wanted).norm() / wanted.norm()))
