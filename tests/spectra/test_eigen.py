@@ -113,6 +113,19 @@ def test_shift_and_invert(n):
     np.testing.assert_allclose(w, exact[:3], atol=1e-11)
 
 
+@pytest.mark.parametrize("distance", [1e-13, 1e-8, 1e-3])
+def test_a_shift_near_an_eigenvalue_and_a_tolerance_near_rounding(distance):
+    # The residual of the inverse cannot reach rounding; that of the matrix can.
+    A = sp.diags_array(np.linspace(-1, 1, 3001)).tocsc() + 0.01 * sp.diags_array(np.ones(3000), offsets=1)
+    A = sp.csc_array((A + A.T) / 2)
+    exact = np.linalg.eigvalsh(A.toarray())
+    sigma = exact[1500] + distance
+    nearest = np.sort(exact[np.argsort(np.abs(exact - sigma))[:3]])
+    w, _, info = eigsh(A, 3, sigma=sigma, rtol=1e-12, generator=0, return_info=True)
+    np.testing.assert_allclose(w, nearest, atol=1e-12)
+    assert info.matvecs < 500
+
+
 def test_shift_that_is_an_eigenvalue():
     d = torch.arange(1500, dtype=DOUBLE)
     w, _ = eigsh(Diagonal(d), 3, sigma=7.0, generator=0)

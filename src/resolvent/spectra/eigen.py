@@ -226,7 +226,7 @@ def _shifted(A: Operator, problem: Problem, sigma: float, scale: float) -> Pairs
     """Pairs nearest to sigma from those of (A - sigma)^-1, with residuals of A itself, all times `scale`."""
     size = extremal_pairs(replace(problem, k=1, which="LM", rtol=0.1, filtered=False, start=None))
     norm = float(size.values.abs().max())
-    inner = replace(problem, filtered=False, rtol=max(problem.rtol * 1e-2, 4 * torch.finfo(problem.dtype).eps))
+    inner = replace(problem, filtered=False, rtol=max(problem.rtol * 1e-2, 256 * torch.finfo(problem.dtype).eps))
     found = extremal_pairs(replace(inner, multiply=shifted_inverse(A, sigma, norm / scale)))
     step = nudge(A, norm / scale)
     if float(found.values.abs().max()) * step > 2:

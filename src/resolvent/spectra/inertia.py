@@ -137,8 +137,9 @@ def _between(matrix: Any, shift: float, step: float, inside: int) -> int:
         return 0
     from resolvent.spectra.eigen import eigsh
 
-    # Off the middle: the shift itself may be an eigenvalue.
-    w, _ = eigsh(matrix, inside, sigma=shift + 0.1 * step, rtol=1e-12, generator=0)
+    # Off the middle: the shift itself may be an eigenvalue. The inverse magnifies the distances from it, so that a residual
+    # of 1e-10 of its norm is one of 1e-10 of the step.
+    w, _ = eigsh(matrix, inside, sigma=shift + 0.1 * step, rtol=1e-8, generator=0)
     return int((w < shift).sum())
 
 

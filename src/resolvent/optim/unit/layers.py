@@ -23,6 +23,10 @@ class Linear(nn.Linear):
     constraint : see `resolvent.optim.unit.linear`
     device, dtype : of the parameters
 
+    Raises
+    ------
+    ValueError : a size below 1.
+
     References
     ----------
     "u-μP: The Unit-Scaled Maximal Update Parametrization"
@@ -45,6 +49,9 @@ class Linear(nn.Linear):
         dtype: Any = None,
     ) -> None:
         backward_scale(constraint, 1.0, 1.0)
+        for name, size in (("in_features", in_features), ("out_features", out_features)):
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}: the scale of nothing is not defined")
         super().__init__(in_features, out_features, bias, device, dtype)
         self.constraint = constraint
 
