@@ -94,6 +94,50 @@ def test_a_block_of_repeated_rows() -> None:
     assert facts_of(A.to(torch.complex64) * 1j).repeated_rows == 40
 
 
+@pytest.mark.parametrize("n", [300, 3000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
+def test_a_block_of_repeated_columns(n: int, dtype: torch.dtype) -> None:
+    A = gaussian(900, n).to(dtype)
+    A[:, 200:240] = A[:, 10:50]
+    A[:, 260] = 2 * A[:, 261] + 0.02 * gaussian(900, 1, 5)[:, 0].to(dtype)
+    for matrix in (A, A.T.contiguous().T):
+        facts = facts_of(matrix)
+        assert facts.repeated_columns == 40 and facts.near_repeated_columns == 41 and facts.repeated_rows == 0
+        assert facts.repeat_columns == (200, 10, 40) and facts.repeat is None
+    assert repeats_of(A.T) == repeats_of(A.T.contiguous())
+
+
+def test_columns_of_any_size_and_of_none() -> None:
+    A = gaussian(60, 50, dtype=torch.float64) * torch.logspace(-250, 250, 50, dtype=torch.float64)
+    A[:, 40] = 1e-100 * A[:, 45]
+    A[:, 7], A[3, 8] = 0, math.nan
+    facts = facts_of(A)
+    assert (facts.repeated_columns, facts.near_repeated_columns, facts.repeat_columns) == (0, 1, (45, 40, 1))
+    assert facts_of(gaussian(12, 40)).near_repeated_columns is None
+    assert facts_of(gaussian(3, 40)).repeated_columns == 0
+
+
+@pytest.mark.parametrize("count", [50, 700, 2048])
+def test_all_pairs_of_few_rows_against_all_cosines(count: int) -> None:
+    A = gaussian(count, 40)
+    half = count // 2
+    A[half:] = A[:half] + 0.044 * torch.rand(half, 1, generator=torch.Generator().manual_seed(4)) * gaussian(
+        half, 40, 1
+    )
+    A[-5:] = A[:5]
+    unit = A.double() / A.double().norm(dim=1, keepdim=True)
+    near = ((unit @ unit.T).tril(-1) >= 0.999).any(1)
+    got = repeats_of(A)
+    # every row here has one partner, and each group is a pair
+    assert got.exact == 5 and int(near.sum()) - max(1, count // 500) <= got.near <= int(near.sum())
+
+
+def test_exact_repeats_within_a_tight_cluster() -> None:
+    A = gaussian(1, 32) + 1e-6 * gaussian(500, 32, 1)
+    A[250:300] = A[:50]
+    assert repeats_of(A).exact >= 45 and repeats_of(A).near == 499
+
+
 def test_rows_that_are_all_one() -> None:
     same = repeats_of(gaussian(1, 32).expand(500, 32))
     assert same.exact == same.near == 499 and same.block == (1, 0, 499)

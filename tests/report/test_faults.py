@@ -61,8 +61,15 @@ def test_every_planted_fault_is_named_and_nothing_else(tmp_path: Path) -> None:
     low = tensors["layers.4.up.weight"]
     step = 2 * low.abs().amax(1, keepdim=True) / 7
     tensors["layers.4.up.weight"] = (torch.floor(low / step).clamp(-4, 3) + 0.5) * step
+    tensors["layers.0.down.weight"][:, 300:332] = tensors["layers.0.down.weight"][:, 8:40]
+    both = tensors["layers.1.v.weight"]
+    both[60:70] = both[20:30]
+    both[:, 110:114] = both[:, 1:5]
     assert findings_of(tensors, tmp_path) == {
         ("layers.0.up.weight", "repeated rows"): "warning",
+        ("layers.0.down.weight", "repeated columns"): "warning",
+        ("layers.1.v.weight", "repeated rows"): "warning",
+        ("layers.1.v.weight", "repeated columns"): "warning",
         ("layers.1.q.weight", "spike"): "warning",
         ("layers.2.down.weight", "random"): "warning",
         ("layers.3.k.weight", "collapsed"): "warning",
@@ -79,6 +86,9 @@ def planted(kind: str, tensors: Tensors, size: float) -> str:
     if kind == "repeated rows":
         count = int(size)
         A[100 : 100 + count] = A[:count]
+    elif kind == "repeated columns":
+        count = int(size)
+        A[:, 64 : 64 + count] = A[:, :count]
     elif kind == "spike":
         u, v = torch.randn(512, generator=g), torch.randn(128, generator=g)
         A += size * torch.linalg.matrix_norm(A, 2) * torch.outer(u / u.norm(), v / v.norm())
@@ -113,6 +123,8 @@ def planted(kind: str, tensors: Tensors, size: float) -> str:
     [
         ("repeated rows", 1),
         ("repeated rows", 100),
+        ("repeated columns", 1),
+        ("repeated columns", 60),
         ("spike", 4),
         ("spike", 40),
         ("random", 0.1),

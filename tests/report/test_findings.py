@@ -120,6 +120,28 @@ def test_repeats_say_where() -> None:
     assert kinds(row("embed", A, embedding=True)).get("duplicates") == "note"
 
 
+def test_repeated_columns_say_where() -> None:
+    A = decaying(90, 60)
+    A[:, 50:60] = A[:, :10]
+    finding = one("repeated columns", row("a", A))
+    assert finding.value == 10 and finding.severity == "warning"
+    assert "10 of its 60 columns repeat an earlier column" in finding.text
+    assert "columns 50 to 59 repeat columns from 0 on" in finding.text and "inputs" in finding.advice
+    assert "repeated rows" not in kinds(row("a", A))
+    A[80] = A[3]
+    both = kinds(row("a", A))
+    assert both["repeated rows"] == both["repeated columns"] == "warning"
+    assert kinds(row("embed", A, embedding=True))["repeated columns"] == "note"
+
+
+def test_near_repeats_of_few_dimensions_are_chance() -> None:
+    g = torch.Generator().manual_seed(0)
+    A = torch.randn(2000, 3, generator=g) @ torch.randn(3, 60, generator=g)
+    assert facts_of(A).near_repeated_rows > 100 and "repeated rows" not in kinds(row("q.lora", A))
+    A[1500] = A[7]
+    assert one("repeated rows", row("q.lora", A)).text.startswith("1 of its 2000 rows repeats an earlier row (exactly)")
+
+
 def test_grids() -> None:
     A = decaying(256, 256)
     assert one("quantised", row("a", torch.round(A / A.abs().max() * 3))).severity == "warning"

@@ -241,7 +241,7 @@ def test_a_lora_pair_is_its_product(down: str, up: str, product: str) -> None:
     found = laid_out({down: a, up: b})
     assert list(found) == [product]
     assert torch.allclose(found[product].matrix, b.double() @ a.double()) and found[product].notes == (
-        "LoRA pair of rank 2: B @ A",
+        "LoRA pair of rank 2: B @ A, unscaled: neither adapter_config.json nor an alpha lies beside it",
     )
     tensors = stored_state({down: a, up: b})
     layout = Layout(tensors)
@@ -254,7 +254,7 @@ def test_lora_of_kernels_with_alpha_and_in_half_precision() -> None:
     found = laid_out({"c.lora_down.weight": a, "c.lora_up.weight": b, "c.alpha": torch.tensor(2.0)})
     part = found["c.lora"]
     assert torch.allclose(part.matrix, 0.5 * b.double().reshape(6, 4) @ a.double().reshape(4, -1), rtol=1e-12)
-    assert "alpha / r = 0.5" in part.notes[0] and part.matrix.dtype == torch.float64
+    assert "alpha / r = 2 / 4 = 0.5, from 'c.alpha'" in part.notes[0] and part.matrix.dtype == torch.float64
 
 
 def test_a_large_product_is_formed_in_single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +268,20 @@ def test_a_large_product_is_formed_in_single_precision(monkeypatch: pytest.Monke
 
 def test_an_alpha_that_is_none() -> None:
     state = {"q.lora_A.weight": noise(2, 7), "q.lora_B.weight": noise(5, 2), "q.alpha": torch.ones(3)}
-    assert "alpha" not in laid_out(state)["q.lora"].notes[0]
+    assert "unscaled: neither" in laid_out(state)["q.lora"].notes[0]
+
+
+@pytest.mark.parametrize("alpha", [torch.nan, -torch.inf, 1e30])
+def test_an_alpha_that_is_an_accident_is_not_applied(alpha: float) -> None:
+    state = {"q.lora_down.weight": noise(2, 7), "q.lora_up.weight": noise(5, 2), "q.alpha": torch.tensor(alpha)}
+    part = laid_out(state)["q.lora"]
+    assert f"unscaled: 'q.alpha' is {alpha:g}, not a number up to 1e+09" in part.notes[0]
+    assert torch.equal(part.matrix, noise(5, 2).double() @ noise(2, 7).double())
+
+
+def test_an_alpha_may_be_a_whole_number() -> None:
+    state = {"q.lora_down.weight": noise(2, 7), "q.lora_up.weight": noise(5, 2), "q.alpha": torch.tensor(6)}
+    assert torch.allclose(laid_out(state)["q.lora"].matrix, 3 * noise(5, 2).double() @ noise(2, 7).double())
 
 
 def test_factors_that_do_not_fit_are_matrices() -> None:

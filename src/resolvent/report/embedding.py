@@ -187,7 +187,10 @@ def _points(matrix: Tensor, kept: Tensor) -> Tensor:
 
 def _ranks(X: Tensor) -> tuple[int, int]:
     gram = X.T @ X if len(X) >= X.shape[1] else X @ X.T
-    energy = torch.linalg.eigvalsh(gram.double()).flip(0).clamp_min(0).cumsum(0)
+    # small: two threads would wait for each other more than they work
+    with one_thread():
+        eigenvalues = torch.linalg.eigvalsh(gram.double())
+    energy = eigenvalues.flip(0).clamp_min(0).cumsum(0)
     total = float(energy[-1])
     if total == 0:
         return 0, 0

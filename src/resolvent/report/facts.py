@@ -47,6 +47,7 @@ class Facts:
     near_repeated_rows : rows with a cosine of at least 0.999 to an earlier one, those included; None for rows too short
         to tell
     repeat : (first row, the row it repeats, number of rows) of the longest block that repeats another, or None
+    repeated_columns, near_repeated_columns, repeat_columns : the same of the columns
     fingerprint : 16 random numbers of the matrix and 16 of its transpose, by which copies are found
     """
 
@@ -65,6 +66,9 @@ class Facts:
     repeated_rows: int
     near_repeated_rows: int | None
     repeat: tuple[int, int, int] | None
+    repeated_columns: int
+    near_repeated_columns: int | None
+    repeat_columns: tuple[int, int, int] | None
     fingerprint: tuple[float, ...]
 
 
@@ -85,8 +89,8 @@ def facts_of(matrix: Tensor) -> Facts:
 
     Notes
     -----
-    One pass over blocks of rows that fit into the cache, and a second one for the rows that repeat others, by random
-    projections (see `repeats_of`). The counts are exact, the near repeats a lower bound.
+    One pass over blocks of rows that fit into the cache, and two more for the rows and columns that repeat
+    others, by random projections (see `repeats_of`). The counts are exact, the near repeats a lower bound.
 
     Examples
     --------
@@ -138,7 +142,7 @@ def _facts(matrix: Tensor) -> Facts:
     mean += shift
     spread = max(highest - mean, mean - lowest)
     levels, group, bits = _levels(matrix)
-    repeats = repeats_of(matrix)
+    rows, columns = repeats_of(matrix), repeats_of(matrix.T)
     return Facts(
         nan=nan,
         inf=inf,
@@ -152,9 +156,12 @@ def _facts(matrix: Tensor) -> Facts:
         levels=levels,
         group_levels=group,
         bits=bits,
-        repeated_rows=repeats.exact,
-        near_repeated_rows=repeats.near,
-        repeat=repeats.block,
+        repeated_rows=rows.exact,
+        near_repeated_rows=rows.near,
+        repeat=rows.block,
+        repeated_columns=columns.exact,
+        near_repeated_columns=columns.near,
+        repeat_columns=columns.block,
         fingerprint=tuple(float(f"{x:.7g}") for x in (prints if np.isfinite(prints).all() else np.zeros(2 * _PROBES))),
     )
 

@@ -10,18 +10,17 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING
 
+from resolvent.report.entry_findings import ENTRY_RULES
 from resolvent.report.facts import difference
+from resolvent.report.finding import SEVERITIES, Finding, Severity, measured_of
 
 if TYPE_CHECKING:
     from resolvent.report.document import Row
     from resolvent.report.facts import Facts
-    from resolvent.report.measure import Measurement
 
-Severity = Literal["note", "warning", "error"]
-SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
+__all__ = ["SEVERITIES", "Finding", "Severity", "find", "random_distance"]
 
 # A single spike: the ratio of the two largest singular values that a tail of the fitted exponent exceeds once in a
 # hundred matrices, and at least 3; from 10 on (a hundred times the energy of the next) whatever the tail.
@@ -32,41 +31,15 @@ _COLLAPSED = 0.01
 _NOTHING = 1e-4
 # Fewer singular values are no spectrum.
 _FEWEST = 20
-# Levels of a grid: from 8 bits on the values are those of an ordinary low-precision format.
-_FEW_BITS = 4
 # Scale beside siblings: ten times their median, and beyond six of their usual deviations.
 _EXPLODED, _DEVIATIONS = 10.0, 6.0
 _SIBLINGS = 3
-# An 8-bit grid over the largest entry has steps of largest / 127: beyond 32 deviations a step is a quarter of one.
-_OUTLIER = 32.0
 # Two matrices that differ by less are copies: a few steps of fine-tuning move weights by this much.
 _COPY = 0.05
 # Inverting costs the digits of the condition number: three of the seven of float32 are left at 1e4.
 _ILL = 1e4
 # Embeddings: a common direction with a quarter of every row; a skewness that the literature calls strong hubness.
 _ANISOTROPIC, _HUBS = 0.25, 1.4
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing worth knowing.
-
-    Attributes
-    ----------
-    severity : "note", "warning" or "error"
-    matrix : name of the row that it is about
-    kind : what it is, in one or two words that stay the same from version to version
-    text : the finding with its number
-    advice : what to do about it
-    value : the number
-    """
-
-    severity: Severity
-    matrix: str
-    kind: str
-    text: str
-    advice: str
-    value: float
 
 
 def find(rows: Sequence[Row]) -> tuple[Finding, ...]:
@@ -120,7 +93,7 @@ def _failures(row: Row) -> Iterator[Finding]:
 
 
 def _collapsed(row: Row) -> Iterator[Finding]:
-    m = _measured(row)
+    m = measured_of(row)
     p = min(row.shape)
     if m.spectral_norm == 0:
         text = f"all of its {math.prod(row.shape):,} entries are zero"
@@ -152,7 +125,7 @@ def _collapsed(row: Row) -> Iterator[Finding]:
 
 
 def _random(row: Row) -> Iterator[Finding]:
-    m = _measured(row)
+    m = measured_of(row)
     p = min(row.shape)
     if m.marchenko_pastur is None or m.spikes is None or p < _FEWEST:
         return
@@ -188,81 +161,8 @@ def random_distance(p: int) -> float:
     return (2 + 0.5 * math.log(p)) / p
 
 
-def _repeated(row: Row) -> Iterator[Finding]:
-    facts, m = row.facts, _measured(row)
-    if facts is None or row.embedding is not None or m.rank99 == 1:
-        return
-    count = max(facts.repeated_rows, facts.near_repeated_rows or 0)
-    if not count or (facts.bits is not None and facts.bits <= 2):
-        return
-    exactly = facts.repeated_rows == count
-    how = "exactly" if exactly else f"{facts.repeated_rows} exactly, the others to a cosine of 0.999"
-    text = f"{count} of its {row.shape[0]} rows repeat{'s' if count == 1 else ''} an earlier row ({how})"
-    if facts.repeat is not None:
-        start, source, length = facts.repeat
-        if length > 1:
-            text += f": rows {start} to {start + length - 1} repeat rows from {source} on"
-        else:
-            text += f": row {start} repeats row {source}"
-    advice = "units that stay equal learn the same: break the symmetry, or merge them"
-    yield Finding("warning", row.name, "repeated rows", text, advice, float(count))
-
-
-def _grid(row: Row) -> Iterator[Finding]:
-    facts = row.facts
-    if facts is None or facts.bits is None:
-        return
-    seen = [n for n in (facts.levels, facts.group_levels) if n is not None]
-    levels = min(seen)
-    if levels <= 2 and facts.zeros > 0:
-        text = f"its entries have {levels} values, one of them zero: a mask"
-        advice = "keep it out of the weights that are compressed or compared"
-        yield Finding("note", row.name, "mask", text, advice, float(levels))
-        return
-    where = "row" if facts.levels == levels else "group of 64 entries"
-    text = f"quantised: {levels} distinct values per {where}, {facts.bits} bit{'s' if facts.bits > 1 else ''}"
-    severity: Severity = "warning" if facts.bits <= _FEW_BITS else "note"
-    advice = "store it as codes with scales, and do not train or merge it as if it had full precision"
-    yield Finding(severity, row.name, "quantised", text, advice, float(levels))
-
-
-def _dead(row: Row) -> Iterator[Finding]:
-    facts, m = row.facts, _measured(row)
-    if facts is None or m.spectral_norm == 0 or row.sparse is not None:
-        return
-    severity: Severity = "note" if row.embedding is not None or "lora" in row.name.lower() else "warning"
-    for count, total, side, what in (
-        (facts.zero_rows, row.shape[0], "rows", "outputs that are always their bias"),
-        (facts.zero_columns, row.shape[1], "columns", "inputs that are never used"),
-    ):
-        if count:
-            text = f"{count} of its {total} {side} are zero ({100 * count / total:.3g}%): {what}"
-            yield Finding(
-                severity, row.name, "dead " + side, text, "prune them, or find out why they died", float(count)
-            )
-    if facts.constant_columns and severity == "warning":
-        columns = facts.constant_columns
-        text = f"{columns} of its {row.shape[1]} columns have one value in all rows"
-        advice = "they add one number to every output: a bias"
-        yield Finding("note", row.name, "constant columns", text, advice, float(columns))
-
-
-def _outliers(row: Row) -> Iterator[Finding]:
-    facts = row.facts
-    if facts is None or facts.largest is None or facts.largest <= _OUTLIER:
-        return
-    curve = row.curve
-    # among zeros every entry is far out
-    if facts.zeros < 0.5:
-        text = f"an entry lies {facts.largest:.0f} standard deviations out"
-        if curve is not None and curve.shuffled and curve.edge and curve.shuffled[0] > 1.2 * curve.edge:
-            text += ", and moves the spectrum by itself (shuffled entries reach beyond the edge of noise too)"
-        advice = "quantise it with a scale per row or group, or keep such entries apart"
-        yield Finding("note", row.name, "outlier entries", text, advice, facts.largest)
-
-
 def _conditioned(row: Row) -> Iterator[Finding]:
-    m = _measured(row)
+    m = measured_of(row)
     if row.sparse is not None or m.rank99 == 1:
         return
     if m.condition is not None and _ILL < m.condition < math.inf:
@@ -273,7 +173,7 @@ def _conditioned(row: Row) -> Iterator[Finding]:
 
 
 def _compressible(row: Row) -> Iterator[Finding]:
-    m = _measured(row)
+    m = measured_of(row)
     if m.parameters99 is None or m.rank99 is None or min(row.shape) < _FEWEST or row.sparse is not None:
         return
     stored = math.prod(row.shape)
@@ -367,10 +267,6 @@ def _median(values: list[float]) -> float:
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
-def _measured(row: Row) -> Measurement:
-    return cast("Measurement", row.measured)
-
-
 def _is_known_low_rank(row: Row) -> bool:
     """A product of factors has the rank that it was given."""
     return row.name.endswith(".lora") or "lora" in row.name.lower()
@@ -389,10 +285,7 @@ def _is_mask(facts: Facts) -> bool:
 _RULES: tuple[Callable[[Row], Iterator[Finding]], ...] = (
     _collapsed,
     _random,
-    _repeated,
-    _grid,
-    _dead,
-    _outliers,
+    *ENTRY_RULES,
     _conditioned,
     _compressible,
     _embeddings,

@@ -87,7 +87,7 @@ class Layout:
     attn.in_proj_weight[q] (2, 2) q, k, v fused: part q
     attn.in_proj_weight[k] (2, 2) q, k, v fused: part k
     attn.in_proj_weight[v] (2, 2) q, k, v fused: part v
-    head.lora (3, 4) LoRA pair of rank 1: B @ A
+    head.lora (3, 4) LoRA pair of rank 1: B @ A, unscaled: neither adapter_config.json nor an alpha lies beside it
     """
 
     def __init__(self, tensors: Sequence[Stored]) -> None:

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor
 
 from resolvent.errors import ConvergenceError
+from resolvent.report.gram import gram_triangle, shifted
 from resolvent.report.readers import check_memory
-from resolvent.report.spectrum import largest_entry, shifted
+from resolvent.report.spectrum import largest_entry
 
 if TYPE_CHECKING:
     import scipy.sparse
 
 # Relative error of an iterated norm; four digits are printed or stored as true.
 _PRINTED = 2e-5
-# Entries converted to single precision at a time.
-_CHUNK = 1 << 22
 # Multiplications of a sparse Gram product that is still quick.
 _SPARSE_WORK = 5e8
 
@@ -79,7 +78,8 @@ def dense_moments(matrix: Tensor) -> Moments:
     spectral, missing = _spectral(G, 4 * _PRINTED, "spectral_norm")
     root = None if spectral is None else math.sqrt(spectral)
     energy = float(torch.diagonal(G).real.double().sum())
-    return Moments(energy, float(torch.linalg.vector_norm(G, dtype=_wide(G))) ** 2, root, exponent, missing)
+    # single precision is enough within a row
+    return Moments(energy, float(torch.linalg.vector_norm(G, dim=1).double().square().sum()), root, exponent, missing)
 
 
 def sparse_moments(matrix: scipy.sparse.csr_array) -> Moments:
@@ -118,31 +118,10 @@ def _spectral(A: Tensor | scipy.sparse.csr_array, rtol: float, name: str) -> tup
         return None, {name: str(error), "stable_rank": str(error)}
 
 
-def _wide(G: Tensor) -> torch.dtype:
-    return torch.complex128 if G.is_complex() else torch.float64
-
-
 def _gram(matrix: Tensor, exponent: int) -> Tensor:
-    """The smaller of A^H A and A A^H in single precision; of a real matrix, one triangle is computed and mirrored."""
-    if matrix.shape[0] < matrix.shape[1]:
-        matrix = matrix.T
-    p = matrix.shape[1]
-    step = len(matrix) if matrix.dtype in (torch.float32, torch.complex64) and exponent == 0 else max(256, _CHUNK // p)
-    blocks = (matrix[start : start + step] for start in range(0, len(matrix), step))
-    if matrix.is_complex():
-        G = torch.zeros((p, p), dtype=torch.complex64)
-        for block in blocks:
-            part = shifted(block, -exponent).to(torch.complex64)
-            G.addmm_(part.mH, part)
-        return G
-    from scipy.linalg.blas import ssyrk
-
-    lower = np.zeros((p, p), np.float32, order="F")
-    for block in blocks:
-        part = (shifted(block.double(), -exponent) if exponent else block).to(torch.float32)
-        # BLAS reads columns: a row-major block is its own transpose there, and a transposed one is not.
-        rows = part.numpy()
-        given, transposed = (rows.T, 0) if rows.flags.c_contiguous else (np.asfortranarray(rows), 1)
-        lower = ssyrk(1.0, given, beta=1.0, c=lower, trans=transposed, lower=1, overwrite_c=1)
-    G = torch.from_numpy(lower)
-    return G.tril(-1).T.add_(G.tril())
+    """The smaller of A^H A and A A^H in single precision, or its conjugate; one triangle is computed and mirrored."""
+    lower = torch.from_numpy(gram_triangle(matrix, torch.complex64 if matrix.is_complex() else torch.float32, exponent))
+    # above the diagonal it is zero
+    G = lower.mH.add(lower)
+    torch.diagonal(G).mul_(0.5)
+    return G

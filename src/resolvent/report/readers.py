@@ -149,8 +149,9 @@ def _tensors(path: Path, suffix: str, stack: ExitStack) -> list[Stored]:
 
 
 def _finished(tensors: Sequence[Stored], path: Path | None) -> list[Stored]:
-    """Names that can be printed and that differ, scales joined to their codes, heads for weights that need them."""
+    """Names that can be printed and that differ, scales joined to their codes, what the configs beside them tell."""
     from resolvent.report.scaled import with_scales
+    from resolvent.report.weight_norm import with_weight_norm
 
     seen: dict[str, int] = {}
     named = []
@@ -164,7 +165,11 @@ def _finished(tensors: Sequence[Stored], path: Path | None) -> list[Stored]:
 
         heads = heads_beside(path)
         named = [dataclasses.replace(t, heads=heads) if "query_key_value" in t.name else t for t in named]
-    return with_scales(named)
+    if path is not None and any("lora" in t.name for t in named):
+        from resolvent.report.adapters import with_adapter_scales
+
+        named = with_adapter_scales(named, path)
+    return with_weight_norm(with_scales(named))
 
 
 def _matrix_market(path: Path) -> Stored:

@@ -1,7 +1,8 @@
-"""Rows that repeat other rows, exactly or nearly, without comparing all pairs."""
+"""Rows that repeat other rows, exactly or nearly, without comparing all pairs entry by entry."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,10 @@ _PROJECTIONS = 16
 _SAMPLE = 2000
 # Neighbours that are compared in a sorted table.
 _NEIGHBOURS = 2
+# Up to so many rows, or as many as they are long, all pairs are compared in so many directions, which is less work than
+# tables: a pair at that cosine stays within the limit in all but one case of a thousand, and unrelated ones never do.
+_FEW = 2048
+_DIRECTIONS = 32
 # Shorter rows come that near to each other by chance.
 _SHORTEST = 16
 _SHORTEST_EXACT = 4
@@ -56,11 +61,12 @@ def repeats_of(matrix: Tensor) -> Repeats:
 
     Notes
     -----
-    The unit rows are projected on 96 random directions. In each of six tables the sides of 16 planes make a key; rows
-    are sorted by key and first projection, and neighbours with one key are compared: by their projections, and those
-    that stay by their entries. In half of the tables the planes halve the rows, since the rows of trained matrices lie
-    on one side of the origin; in the others they go through it, so as not to cut through a tight cluster of most rows.
-    Costs 192 m n flops and 96 m numbers.
+    The unit rows are projected on random directions. Up to max(2048, n) rows, on 32, and all pairs are compared by these; each
+    row that is near an earlier one is then compared with the first and the nearest of them by their entries. Of more
+    rows, on 96: in each of six tables the sides of 16 planes make a key; rows are sorted by key and first projection, and
+    neighbours with one key are compared. In half of the tables the planes halve the rows, since the rows of trained
+    matrices lie on one side of the origin; in the others they go through it, so as not to cut through a tight cluster of
+    most rows. Costs 64 m n + 64 m^2 flops, or 192 m n, and 96 m numbers.
 
     References
     ----------
@@ -77,10 +83,12 @@ def repeats_of(matrix: Tensor) -> Repeats:
     short = n < _SHORTEST
     if m < 2 or n < _SHORTEST_EXACT:
         return Repeats(0, None if short else 0)
-    projected, kept = _projected(matrix)
+    few = m <= max(_FEW, min(n, _LONGEST))
+    tables = _TABLES if m <= _MANY else 2
+    projected, kept = _projected(matrix, _DIRECTIONS if few else tables * _PROJECTIONS)
     if len(kept) < 2:
         return Repeats(0, None if short else 0)
-    pairs = _candidates(projected, kept)
+    pairs = kept[_near_pairs(projected) if few else _candidates(projected)]
     if not len(pairs):
         return Repeats(0, None if short else 0)
     equal, near = _compared(matrix, pairs)
@@ -96,27 +104,107 @@ def _real(rows: Tensor) -> Tensor:
     return rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
 
 
-def _projected(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """(k, 96) projections of the unit rows, and the k places of the rows that have a direction."""
+def _projected(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """(k, count) projections of the unit rows, and the k places of the rows that have a direction."""
     matrix = matrix[:, :_LONGEST]
     n = matrix.shape[1] * (2 if matrix.is_complex() else 1)
-    generator = torch.Generator().manual_seed(0)
-    tables = _TABLES if len(matrix) <= _MANY else 2
-    directions = torch.randn(n, tables * _PROJECTIONS, generator=generator)
-    step = max(1, _CHUNK // n)
-    parts = []
-    for start in range(0, len(matrix), step):
-        block = _real(matrix[start : start + step])
-        # the largest entry first: squares of large or small ones would leave the range
-        scale = block.abs().amax(1, keepdim=True)
-        unit = (block / scale).float()
-        parts.append((unit @ directions) / torch.linalg.vector_norm(unit, dim=1, keepdim=True))
-    projected = torch.cat(parts)
+    directions = torch.randn(n, count, generator=torch.Generator().manual_seed(0))
+    across = matrix.stride(0) < matrix.stride(1)
+    projected = _by_columns(matrix, directions) if across else _by_rows(matrix, directions)
     kept = torch.isfinite(projected).all(1).nonzero()[:, 0]
     return projected[kept] if len(kept) < len(projected) else projected, kept
 
 
-def _candidates(projected: Tensor, kept: Tensor) -> Tensor:
+def _by_rows(matrix: Tensor, directions: Tensor) -> Tensor:
+    """Projections of the unit rows, some rows at a time."""
+    step = max(1, _CHUNK // len(directions))
+    parts = []
+    for start in range(0, len(matrix), step):
+        block = _real(matrix[start : start + step])
+        rows = block.float()
+        size = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        if not _is_plain(size):
+            rows = (block / block.abs().amax(1, keepdim=True)).float()
+            size = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        parts.append((rows @ directions) / size)
+    return torch.cat(parts)
+
+
+def _by_columns(matrix: Tensor, directions: Tensor) -> Tensor:
+    """The same of a matrix whose columns lie together in memory, some columns at a time."""
+    m, n = matrix.shape
+    step = max(1, _CHUNK // m)
+
+    def blocks() -> Iterator[Tensor]:
+        return (_real(matrix[:, start : start + step]) for start in range(0, n, step))
+
+    def summed(scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        projected, squares, done = torch.zeros(directions.shape[1], m), torch.zeros(m, 1), 0
+        for block in blocks():
+            part = (block if scale is None else block / scale).float()
+            projected.addmm_(directions[done : done + part.shape[1]].T, part.T)
+            # many times as fast as vector_norm, which takes no care of the order in memory
+            squares += part.square().sum(1, keepdim=True)
+            done += part.shape[1]
+        return projected.T, squares.sqrt_()
+
+    projected, size = summed(None)
+    if not _is_plain(size):
+        scale = torch.zeros(())
+        for block in blocks():
+            scale = torch.maximum(scale, block.abs().amax(1, keepdim=True))
+        projected, size = summed(scale)
+    return (projected / size).contiguous()
+
+
+def _is_plain(size: Tensor) -> bool:
+    """Whether all norms are such that no square left the range of single precision; else rows are scaled first."""
+    low, high = torch.aminmax(size)
+    return bool(low > 1e-15) and bool(high < 1e15)
+
+
+def _limit(count: int) -> float:
+    """Squared distance of projections on `count` directions up to which rows are compared by their entries."""
+    # a sum of squares of normal numbers; twice the limit leaves out no pair within it
+    return 2 * 2 * (1 - COSINE) * count
+
+
+def _near_pairs(projected: Tensor) -> Tensor:
+    """(c, 2) rows that lie near each other, the earlier first: each with the first and the nearest before it."""
+    count = len(projected)
+    squares = projected.square().sum(1)
+    limit = _limit(projected.shape[1]) - squares
+    step = max(1, _CHUNK // count)
+    found = [torch.zeros(0, 2, dtype=torch.long)]
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        # up to the square of the row itself
+        gap = torch.addmm(squares[:stop], projected[start:stop], projected[:stop].T, alpha=-2)
+        here = torch.arange(stop - start)
+        gap[here, start + here] = torch.inf
+        near = (gap.amin(1) <= limit[start:stop]).nonzero()[:, 0]
+        if not len(near):
+            continue
+        gap = gap[near].masked_fill_(torch.arange(stop) > (start + near)[:, None], torch.inf)
+        inside = gap <= limit[start:stop][near, None]
+        near, gap, inside = (x[inside.any(1)] for x in (near, gap, inside))
+        found += [torch.stack((first, start + near), 1) for first in (inside.byte().argmax(1), gap.argmin(1))]
+    if len(found) > 1:
+        # rounding may put equal rows of a tight cluster behind others: they are neighbours in a single projection
+        for column in projected[:, :_TABLES].T:
+            order = torch.argsort(column)
+            apart = range(1, min(_NEIGHBOURS, count - 1) + 1)
+            found += [_close(projected, order[distance:], order[:-distance]) for distance in apart]
+    return torch.unique(torch.cat(found), dim=0)
+
+
+def _close(projected: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """(c, 2) of the pairs a[i], b[i] those that lie near each other, the earlier row first."""
+    close = (projected[a] - projected[b]).square().sum(1) <= _limit(projected.shape[1])
+    return torch.stack((torch.minimum(a, b)[close], torch.maximum(a, b)[close]), 1)
+
+
+def _candidates(projected: Tensor) -> Tensor:
     """(c, 2) rows that share a key and lie near each other in the projections, the earlier row first."""
     tables = projected.shape[1] // _PROJECTIONS
     half = tables // 2 * _PROJECTIONS
@@ -126,8 +214,6 @@ def _candidates(projected: Tensor, kept: Tensor) -> Tensor:
     sides = projected > middle
     weights = 2.0 ** torch.arange(_PROJECTIONS)
     reach = 4 * float(projected.abs().max())
-    # a sum of 96 squares of normal numbers; twice the limit leaves out no pair within it
-    limit = 2 * 2 * (1 - COSINE) * projected.shape[1]
     found = []
     for table in range(tables):
         columns = slice(table * _PROJECTIONS, (table + 1) * _PROJECTIONS)
@@ -136,11 +222,8 @@ def _candidates(projected: Tensor, kept: Tensor) -> Tensor:
         key = key[order]
         for distance in range(1, min(_NEIGHBOURS, len(order) - 1) + 1):
             at = (key[distance:] == key[:-distance]).nonzero()[:, 0]
-            a, b = order[at], order[at + distance]
-            close = (projected[a] - projected[b]).square().sum(1) <= limit
-            found.append(torch.stack((torch.minimum(a, b)[close], torch.maximum(a, b)[close]), 1))
-    pairs = torch.unique(torch.cat(found), dim=0)
-    return kept[pairs]
+            found.append(_close(projected, order[at], order[at + distance]))
+    return torch.unique(torch.cat(found), dim=0)
 
 
 def _compared(matrix: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from resolvent.operators.threads import one_thread
+from resolvent.report.gram import gram_triangle, shifted
 from resolvent.report.readers import check_memory
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 # Relative accuracy of the smallest singular value that a Gram spectrum must keep; what is printed is good to 1e-4.
 _SMALLEST = 1e-5
-# Entries converted to float64 at a time: the copy stays in the cache of the product that reads it.
+# Entries of a block that is shuffled: it stays in the cache.
 _CHUNK = 1 << 19
 # Below this side the factorisations run on one thread: a second gains nothing there, and the thousands of times that the two
 # wait for each other make them ten times slower as soon as another process wants a core.
@@ -71,8 +72,8 @@ def spectrum_of(matrix: Tensor) -> Spectrum:
 
     Notes
     -----
-    The p x p Gram matrix (p the shorter side) is accumulated in float64 over blocks of the longer one, which costs
-    m n p multiplications and no second copy of the matrix, and only its eigenvalues are computed. An eigenvalue has an
+    One triangle of the p x p Gram matrix (p the shorter side) is accumulated in float64 over blocks of the longer one,
+    which costs m n p / 2 multiplications and no second copy of the matrix, and only its eigenvalues are computed. An eigenvalue has an
     error of a few eps times the largest, so the smallest singular value has one of about eps cond^2: where that exceeds
     1e-5 (condition beyond about 1e5) the float64 singular value decomposition is taken instead.
 
@@ -92,7 +93,8 @@ def spectrum_of(matrix: Tensor) -> Spectrum:
     check_memory(24.0 * p * p, "its Gram matrix")
     # Squares of entries beyond 1e150 or below 1e-150 would leave the range of doubles; powers of two are exact.
     exponent = 0 if 1e-100 < top < 1e100 else math.frexp(top)[1]
-    found = _from_gram(_gram(matrix, exponent), shape, "gram")
+    dtype = torch.complex128 if matrix.is_complex() else torch.float64
+    found = _from_gram(gram_triangle(matrix, dtype, exponent), shape, "gram")
     if _too_coarse(found):
         found = _decomposed(matrix, shape, exponent)
     return dataclasses.replace(found, exponent=exponent)
@@ -127,12 +129,6 @@ def _too_coarse(found: Spectrum) -> bool:
     return bool(found.floor > math.sqrt(2 * _SMALLEST) * found.values[-1])
 
 
-def shifted(x: Tensor, exponent: int) -> Tensor:
-    """x 2^exponent, in two steps since 2^exponent itself may be no double."""
-    half = exponent // 2
-    return x if exponent == 0 else x * 2.0**half * 2.0 ** (exponent - half)
-
-
 def largest_entry(matrix: Tensor) -> float:
     """Largest absolute value; a NaN or infinity among the entries is an error that counts them."""
     if not (matrix.is_floating_point() or matrix.is_complex()):
@@ -148,20 +144,6 @@ def largest_entry(matrix: Tensor) -> float:
             verb = "is" if bad == 1 else "are"
             raise NotFiniteError(f"{bad} of its {matrix.numel()} entries {verb} NaN or infinite")
     return top
-
-
-def _gram(matrix: Tensor, exponent: int) -> np.ndarray:
-    """The smaller of A^H A and A A^H in double precision, block by block of the longer side."""
-    if matrix.shape[0] < matrix.shape[1]:
-        matrix = matrix.T
-    dtype = torch.complex128 if matrix.is_complex() else torch.float64
-    p = matrix.shape[1]
-    G = torch.zeros((p, p), dtype=dtype)
-    step = len(matrix) if matrix.dtype == dtype else max(256, _CHUNK // p)
-    for start in range(0, len(matrix), step):
-        block = shifted(matrix[start : start + step].to(dtype), -exponent)
-        G.addmm_(block.mH, block)
-    return G.numpy()
 
 
 def shuffled_spectrum(matrix: Tensor, exponent: int = 0, *, generator: int = 0) -> np.ndarray:
@@ -212,6 +194,7 @@ def shuffled_spectrum(matrix: Tensor, exponent: int = 0, *, generator: int = 0) 
 
 
 def _from_gram(gram: np.ndarray, shape: tuple[int, int], method: str) -> Spectrum:
+    """The spectrum by the lower triangle of a Gram matrix."""
     if min(shape) < _THREADED_SIDE:
         with one_thread():
             eigenvalues = torch.linalg.eigvalsh(torch.from_numpy(gram)).numpy()

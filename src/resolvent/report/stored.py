@@ -17,6 +17,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     import scipy.sparse
 
+    from resolvent.report.adapters import Scale
+
     Loaded: TypeAlias = Tensor | scipy.sparse.csr_array
 
 Role: TypeAlias = Literal["weight", "vectors", "graph"]
@@ -41,6 +43,7 @@ class Stored:
     scale : the name of the tensor that holds the scale of its codes, which `load` applies; "" where there is none
     memory : the same for tensors that are the same memory; None where the file does not say
     heads : query heads and key/value heads of the model, where a config beside the file tells them
+    lora : of a LoRA factor, the scale of the product that a config beside the file tells; None without a config
     """
 
     name: str
@@ -53,6 +56,7 @@ class Stored:
     scale: str = ""
     memory: Hashable | None = None
     heads: tuple[int, int] | None = None
+    lora: Scale | None = None
 
 
 def unreadable(name: str, reason: str, shape: tuple[int, ...] = ()) -> Stored:

@@ -26,15 +26,16 @@ function quantityFact(m, q) {
 // How the facts are called; those without a name here are called by their key, and those with "" are not shown.
 const LABELS = {
   nan: "NaN", inf: "Infinite entries", mean: "Mean entry", std: "Standard deviation", largest: "Largest, in deviations", zeros: "Zeros", levels: "Levels per row", group_levels: "Levels per group",
-  bits: "Bits of that grid", near_repeated_rows: "Nearly repeated rows", repeat: "Repeated block", fingerprint: "", rows: "Rows", sampled: "Rows searched", dimension_twonn: "Dimension (TwoNN)",
+  bits: "Bits of that grid", near_repeated_rows: "Nearly repeated rows", repeat: "Repeated block", near_repeated_columns: "Nearly repeated columns", repeat_columns: "Repeated block of columns", fingerprint: "", rows: "Rows", sampled: "Rows searched", dimension_twonn: "Dimension (TwoNN)",
   dimension_mle: "Dimension (MLE)", rank90: "Directions for 90%", rank99: "Directions for 99%", advice: "Suggestion", stored: "Entries stored",
   fill: "Share stored", graph: "A graph", dominant_rows: "Diagonally dominant rows", zero_diagonal: "Zeros on the diagonal", largest_component: "In the largest component", smallest: "Smallest eigenvalue",
   error: "Error bound of these", positive: "Positive definite", method: "Eigenvalues by", density: "", density_at: "",
 };
+const BLOCKS = { repeat: "row", repeat_columns: "column" };
 const OTHERWISE = { sparse: { largest: "Largest eigenvalue" } };
 const SHARES = new Set(["zeros", "anisotropy", "norm_spread", "fill", "dominant_rows", "largest_component"]);
 // Worth a place of its own only where it is not zero.
-const COUNTS = new Set(["nan", "inf", "zero_rows", "zero_columns", "constant_columns", "repeated_rows", "near_repeated_rows", "duplicates", "near_duplicates", "empty_rows", "empty_columns", "zero_diagonal", "zeros"]);
+const COUNTS = new Set(["nan", "inf", "zero_rows", "zero_columns", "constant_columns", "repeated_rows", "near_repeated_rows", "repeated_columns", "near_repeated_columns", "duplicates", "near_duplicates", "empty_rows", "empty_columns", "zero_diagonal", "zeros"]);
 const spoken = (key) => { const text = key.replaceAll("_", " "); return text[0].toUpperCase() + text.slice(1); };
 const plain = (v) => (isNumber(v) ? num(v) : typeof v === "string" ? v : Array.isArray(v) ? v.map(plain).join(" to ") : JSON.stringify(v));
 
@@ -47,7 +48,7 @@ function factGroup(head, facts, otherwise) {
     if (!label || ((key === "levels" || key === "group_levels") && !isNumber(facts.bits)) || value === null || value === undefined || value === "" || (Array.isArray(value) && !value.length)) continue;
     if (typeof value === "boolean") small.push([label, value ? "yes" : "no"]);
     else if (isNumber(value)) small.push([label, SHARES.has(key) ? percent(value) : num(value)]);
-    else if (key === "repeat" && value.length === 3) wide.push([label, `${plural(value[2], "row", "rows")} from row ${value[0]} on repeat those from row ${value[1]} on`]);
+    else if (key in BLOCKS && value.length === 3) wide.push([label, `${plural(value[2], BLOCKS[key], `${BLOCKS[key]}s`)} from ${BLOCKS[key]} ${value[0]} on repeat those from ${BLOCKS[key]} ${value[1]} on`]);
     else if (typeof value === "string") (value.length > 24 ? wide : small).push([label, value]);
     else if (Array.isArray(value)) (value.length > 4 ? wide : small).push([label, value.map(plain).join(", ")]);
     else for (const [name, inner] of Object.entries(value)) wide.push([key === "missing" ? `${otherwise[name] || LABELS[name] || spoken(name)}: not known` : `${label}: ${name}`, plain(inner)]);
