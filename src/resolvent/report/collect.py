@@ -61,7 +61,7 @@ def report(
     Notes
     -----
     Fused and grouped weights are measured part by part, kernels as (out, everything else), tied weights once, LoRA
-    pairs as their product; each says so in its notes. A tensor that cannot be measured is a row with its reason, and the
+    pairs and the halves of weight-normalised layers as their product; each says so in its notes. A tensor that cannot be measured is a row with its reason, and the
     rest goes on. Memory is one tensor, a float64 block of it and its smaller Gram matrix (two tensors in a comparison).
     Shuffles, samples and bootstraps have a fixed seed.
 

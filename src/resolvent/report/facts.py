@@ -124,11 +124,10 @@ def _facts(matrix: Tensor) -> Facts:
             nan, inf, count = nan + undefined, inf + lost - undefined, count - lost
             # what is not finite is left out of the sums, by a value near the mean
             values = torch.where(finite, block, shift)
-        empty = block == 0
-        here = int(torch.count_nonzero(empty))
+        here = block.numel() - int(torch.count_nonzero(block))
         zeros += here
         if here >= n:
-            zero_rows += int(empty.all(1).sum())
+            zero_rows += int((block == 0).all(1).sum())
         low, high = torch.minimum(low, block.amin(0)), torch.maximum(high, block.amax(0))
         least, most = torch.aminmax(values)
         lowest, highest = min(lowest, float(least)), max(highest, float(most))
@@ -222,9 +221,9 @@ def _prints(block: Tensor, left: Tensor, right: Tensor) -> np.ndarray:
         pieces = block.split(_AXIS, 1)
         block = torch.stack(pieces[:-1]).sum(0)
         block[:, : pieces[-1].shape[1]] += pieces[-1]
-    forward = ((block @ y[:, _PROBES:]) * x[:, :_PROBES]).sum(0, dtype=torch.float64)
-    backward = ((block @ y[:, :_PROBES]) * x[:, _PROBES:]).sum(0, dtype=torch.float64)
-    return torch.cat((forward, backward)).numpy()
+    # of x_k and y_k each has one half for the matrix and the other for its transpose
+    both = ((block @ y) * x.roll(_PROBES, 1)).sum(0, dtype=torch.float64)
+    return both.roll(_PROBES).numpy()
 
 
 def _levels(matrix: Tensor) -> tuple[int | None, int | None, int | None]:
