@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -142,5 +143,17 @@ def test_lu_of_batches_goes_through_the_guarded_functions():
         if path != PACKAGE / "operators" / "lu.py"
         for node in ast.walk(tree(path))
         if isinstance(node, ast.Attribute) and node.attr in guarded and ast.unparse(node.value) == "torch.linalg"
+    ]
+    assert found == []
+
+
+def test_parallel_kernels_leave_the_threads_of_torch():
+    """Numba's first parallel kernel sets them, so files with such kernels import from `resolvent.operators.parallel`."""
+    plain = re.compile(r"^ *(import numba$|from numba import .*\b(njit|prange|get_num_threads)\b)", re.MULTILINE)
+    texts = {path.relative_to(PACKAGE): path.read_text(encoding="utf-8") for path in FILES}
+    found = [
+        str(path)
+        for path, text in texts.items()
+        if ("parallel=" in text or "get_num_threads" in text) and plain.search(text) and path.name != "parallel.py"
     ]
     assert found == []

@@ -257,7 +257,9 @@ def test_bad_input():
         unit.groups(nn.Sequential(unit.Linear(2, 2), nn.Linear(2, 2)), 0.1)
 
 
-@pytest.mark.parametrize(("sizes", "name"), [((0, 3), "in_features"), ((3, 0), "out_features"), ((-1, 3), "in_features")])
+@pytest.mark.parametrize(
+    ("sizes", "name"), [((0, 3), "in_features"), ((3, 0), "out_features"), ((-1, 3), "in_features")]
+)
 def test_layers_of_no_size_are_refused(sizes, name):
     for layer in (unit.Linear, unit.Readout):
         with pytest.raises(ValueError, match=name):

@@ -82,9 +82,8 @@ class _Lines:
         self, F: Tensor, X: Tensor, inner: str, rtol: float, ridge: float, seed: int
     ) -> tuple[Tensor, float, float]:
         """Each line by itself, in compiled code."""
-        from numba import get_num_threads
-
         from resolvent.factor.complete_kernel import half_sweep, some_rows
+        from resolvent.operators.parallel import get_num_threads
 
         found = X.contiguous().clone()
         count, k = found.shape

@@ -7,7 +7,8 @@ at once and keeps its rotations, which Q takes later, all in one pass over its m
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+
+from resolvent.operators.parallel import njit, prange
 
 FAST = {"contract", "nsz"}
 

@@ -11,7 +11,6 @@ Indices are unsigned: a signed one costs a test for negative (wrap-around) value
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
 
 from resolvent.factor.spgemm_tables import (
     AHEAD,
@@ -31,6 +30,7 @@ from resolvent.factor.spgemm_tables import (
     sum_word,
     table_bits,
 )
+from resolvent.operators.parallel import njit, prange
 
 # Words of bits between two columns that are cheaper to look through than to mark, and as many per product.
 _FEW_WORDS, _WORDS_PER_PRODUCT = 64, 2

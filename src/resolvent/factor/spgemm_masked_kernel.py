@@ -8,7 +8,8 @@ the cheaper way when few are wanted. Both say which entries had anything to add 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+
+from resolvent.operators.parallel import njit, prange
 
 # As everywhere in sparse kernels here, unsigned: a signed index costs a test for negative values per entry.
 _ONE = np.uint64(1)

@@ -99,7 +99,7 @@ def _windows(work: np.ndarray, threads: int) -> tuple[np.ndarray, ...]:
 
 
 def _threads(work: int) -> int:
-    import numba
+    from resolvent.operators.parallel import numba
 
     return max(1, min(numba.get_num_threads(), work // _PER_THREAD))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+
+from resolvent.operators.parallel import get_num_threads, njit, prange
 
 _FAST = {"reassoc", "contract", "nsz"}
 # Elements that stay in the first-level cache while all sums pass over them.

@@ -159,9 +159,8 @@ def _coefficients(dtype: torch.dtype) -> tuple[np.ndarray, ...]:
 
 def _one_by_one(A: Tensor) -> Tensor:
     """Matrix by matrix, in compiled code; many small ones on all cores."""
-    import numba
-
     from resolvent.functions import exponential_kernel as kernel
+    from resolvent.operators.parallel import numba
 
     real = real_dtype(A.dtype)
     stack = A.reshape(-1, *A.shape[-2:]).contiguous().resolve_conj().numpy()

@@ -6,7 +6,8 @@ The polynomials are those of `exponential`; products go to BLAS, all sums of pow
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+
+from resolvent.operators.parallel import njit, prange
 
 
 @njit(cache=True, nogil=True)

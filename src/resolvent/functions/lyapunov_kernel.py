@@ -7,7 +7,8 @@ blocks [[b, c], [0, -b]], in products only and without a decomposition.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+
+from resolvent.operators.parallel import njit, prange
 
 
 @njit(cache=True, nogil=True)

@@ -134,7 +134,7 @@ def _plans(dtype: torch.dtype) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray
 
 def _blocks(count: int, work: int) -> np.ndarray:
     """Bounds of the blocks that threads take."""
-    import numba
+    from resolvent.operators.parallel import numba
 
     threads = min(numba.get_num_threads(), count, max(1, count * work // (30 * _PER_THREAD)))
     return np.linspace(0, count, 4 * threads + 1 if count >= 16 * threads else threads + 1).astype(np.int64)

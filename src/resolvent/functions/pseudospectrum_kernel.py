@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+
+from resolvent.operators.parallel import njit, prange
 
 # Columns that are solved together: with them, a few hundred rows stay in the cache.
 _LANES = 32

@@ -8,7 +8,8 @@ have the errors.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+
+from resolvent.operators.parallel import njit, prange
 
 # Squares of pivots, relative to the size of the matrix, below which it is not surely positive definite.
 _TINY = 1e-14

@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import types
 from numba.extending import intrinsic
+
+from resolvent.operators.parallel import njit, prange
 
 # Reassociation only: fused multiply-add and vectors. NaN and infinity keep their meaning.
 _FAST = {"reassoc", "contract", "nsz"}

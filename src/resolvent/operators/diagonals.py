@@ -8,7 +8,8 @@ values are multiplied often; the sums run in the order of the compressed rows, s
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+
+from resolvent.operators.parallel import njit, prange
 
 # A matrix with more diagonals than this is not local enough for the form to pay.
 _MOST = 128

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from resolvent.operators.parallel import numba
 
 
 @numba.njit(parallel=True, fastmath={"reassoc", "contract", "nsz"}, nogil=True, cache=True)

@@ -210,7 +210,7 @@ class Pattern:
     # ---- who does what ------------------------------------------------------------------------------------------
 
     def _threads(self, k: int) -> int:
-        import numba
+        from resolvent.operators.parallel import numba
 
         work = (len(self.indices) + self.shape[0]) * k
         return max(1, min(numba.get_num_threads(), work // _PER_THREAD, self.shape[0]))

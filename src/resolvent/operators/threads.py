@@ -23,6 +23,24 @@ def _runtime() -> ctypes.CDLL | None:
     return runtime if found else None
 
 
+def set_threads(count: int) -> None:
+    """Set the threads of torch for the calling thread, below torch where that is possible (see `one_thread`).
+
+    Parameters
+    ----------
+    count : how many
+
+    Examples
+    --------
+    >>> set_threads(torch.get_num_threads())
+    """
+    runtime = _runtime()
+    if runtime is None:
+        torch.set_num_threads(count)
+    else:
+        runtime.omp_set_num_threads(count)
+
+
 @contextmanager
 def one_thread(when: bool = True) -> Iterator[None]:
     """Torch on one thread inside the context.
@@ -47,18 +65,12 @@ def one_thread(when: bool = True) -> Iterator[None]:
     if not when:
         yield
         return
-    runtime = _runtime()
-    threads = torch.get_num_threads()
-    if runtime is None:
-        torch.set_num_threads(1)
-    else:
-        runtime.omp_set_num_threads(1)
-        local = runtime.MKL_Set_Num_Threads_Local(1)
+    runtime, threads = _runtime(), torch.get_num_threads()
+    set_threads(1)
+    local = None if runtime is None else runtime.MKL_Set_Num_Threads_Local(1)
     try:
         yield
     finally:
-        if runtime is None:
-            torch.set_num_threads(threads)
-        else:
-            runtime.omp_set_num_threads(threads)
+        set_threads(threads)
+        if runtime is not None:
             runtime.MKL_Set_Num_Threads_Local(local)

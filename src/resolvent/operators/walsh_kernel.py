@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import types
 from numba.extending import intrinsic
 
 from resolvent.operators.csr import _Emit
+from resolvent.operators.parallel import njit, prange
 
 _VECTOR = 32  # bytes: eight vectors fit the registers of every machine with AVX2
 _BLOCK = 1 << 15  # bytes of a contiguous block: about a first-level cache
@@ -226,7 +227,7 @@ def transform(src: np.ndarray, dst: np.ndarray, n: int, inner: int, scale: float
 
     n is a power of two of at least 2.
     """
-    import numba
+    from resolvent.operators.parallel import numba
 
     size, factor = src.size, src.dtype.type(scale)
     threads = max(1, min(numba.get_num_threads(), size // _PER_THREAD))

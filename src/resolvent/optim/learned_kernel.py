@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from resolvent.operators.parallel import numba
 
 FASTMATH = {"reassoc", "contract", "nsz"}
 OWN = 16

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
-
+from resolvent.operators.parallel import numba
 from resolvent.optim.fused_kernel import FASTMATH, part
 
 

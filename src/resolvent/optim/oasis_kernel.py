@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from resolvent.operators.parallel import numba
 from resolvent.optim.fused_kernel import FASTMATH, part
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
-
+from resolvent.operators.parallel import numba
 from resolvent.optim.fused_kernel import FASTMATH, part
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 
+from resolvent.operators.parallel import numba
 from resolvent.optim.fused_kernel import FASTMATH, part
 
 

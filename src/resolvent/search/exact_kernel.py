@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
 
 from resolvent.factor.spgemm_tables import trailing_zeros
+from resolvent.operators.parallel import njit, prange
 from resolvent.search.kernel import FAST, distance, dot
 from resolvent.search.reservoir_kernel import BLOCK, above, shrink, sort_best
 

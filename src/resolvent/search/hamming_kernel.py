@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+
+from resolvent.operators.parallel import njit, prange
 
 
 @njit(cache=True, nogil=True, parallel=True)

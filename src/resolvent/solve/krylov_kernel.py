@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from numba import get_num_threads, njit, prange
 from torch import Tensor
+
+from resolvent.operators.parallel import get_num_threads, njit, prange
 
 _SMALL = 20_000
 

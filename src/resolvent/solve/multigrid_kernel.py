@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+
+from resolvent.operators.parallel import njit, prange
 
 _FAST = {"reassoc", "contract", "nsz"}
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
 
 from resolvent.operators import Sparse
 from resolvent.operators.csr import _gather_row
 from resolvent.operators.diagonals import Diagonals
+from resolvent.operators.parallel import njit, prange
 
 
 @njit(cache=True, nogil=True, parallel=True, fastmath={"reassoc", "contract", "nsz"})

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import get_num_threads, njit, prange
 from torch import Tensor
+
+from resolvent.operators.parallel import get_num_threads, njit, prange
 
 _KERNEL_DTYPES = (torch.float32, torch.float64)
 _SMALL = 20_000
