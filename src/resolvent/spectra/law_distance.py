@@ -48,12 +48,12 @@ class Distances:
 
         def excess(logarithm: float) -> float:
             # a larger variance pushes the law to the right: F falls, so F_emp - F grows
-            with np.errstate(over="ignore"):
-                theory = self.cdf(x / math.exp(logarithm))
+            theory = self.cdf(x / math.exp(logarithm))
             return float((steps[1:] - theory).max() - (theory - steps[:-1]).max())
 
         low = math.log(float(x[x > 0].min()) / self.upper) - 1e-9
         high = min(math.log(float(x.max()) / max(self.lower, 1e-300)), math.log(float(x.max())) + 60.0) + 1e-9
-        if excess(low) >= 0 or excess(high) <= 0:
-            return math.exp(low if excess(low) >= 0 else high)
-        return math.exp(brentq(excess, low, high, xtol=1e-12, rtol=1e-14))
+        with np.errstate(over="ignore"):
+            if (at_low := excess(low)) >= 0 or excess(high) <= 0:
+                return math.exp(low if at_low >= 0 else high)
+            return math.exp(brentq(excess, low, high, xtol=1e-12, rtol=1e-14))
