@@ -294,9 +294,11 @@ def optimistic_iterations(scale: Scale) -> Measured:
     method=OptimisticAMSGrad,
     says="fewer iterations than AMSGrad also where each has its best step size of a grid",
     at_most=1.0,
+    known_miss="1.2 at quick scale (8 steps against 7, 10 against 8), 1.07 over five seeds: a predicted gradient acts like a larger "
+    "step size, which a tuned AMSGrad takes itself, up to 0.1; on a grid that ends at 0.03 it would be met",
 )
 def optimistic_iterations_tuned(scale: Scale) -> Measured:
-    rates, ratios = scale(quick=[3e-3, 1e-2, 3e-2], full=[1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3]), []
+    rates, ratios = scale(quick=[1e-2, 3e-2, 0.1], full=[1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3]), []
     for layers, target in ((1, 0.4), (2, 0.2)):
         for seed in range(scale(quick=1, full=5)):
             ours, theirs = (
