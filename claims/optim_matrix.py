@@ -68,6 +68,7 @@ def similarities(full: bool) -> list[tuple[str, dict[str, float]]]:
     method=optim.kronecker_approximation,
     says="one power step, (L kron R) / tr(L), has at least 0.97 of the cosine of the best Kronecker product (least of all layers)",
     at_least=0.97,
+    full_miss="0.94 for the first layer of one trained network (0.80, where 0.85 is the best), 0.97 and more for the others",
 )
 def one_power_step(scale: Scale) -> Measured:
     found = similarities(scale.full)

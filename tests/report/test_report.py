@@ -220,3 +220,18 @@ def test_a_pipe_that_closes_early_is_no_error(mixed: Path) -> None:
     error = run.stderr.read().decode()
     run.stderr.close()
     assert run.wait() == 0 and "Traceback" not in error
+
+
+def test_the_text_says_what_was_recognised():
+    state = {}
+    for i in range(3):
+        state[f"layers.{i}.q.lora_A.weight"] = torch.randn(4, 20)
+        state[f"layers.{i}.q.lora_B.weight"] = torch.randn(20, 4)
+        state[f"layers.{i}.q.alpha"] = torch.tensor(8.0)
+    state["up.weight_g"], state["up.weight_v"] = torch.ones(30, 1), torch.randn(30, 20)
+    found = report(state)
+    narrow, whole = report_text(found, 100).plain, report_text(found).plain
+    line = "layers.{0..2}.q.lora: LoRA pair of rank 4: B @ A, times alpha / r = 8 / 4 = 2, from 'layers.{0..2}.q.alpha'"
+    assert line in narrow
+    assert "layers.1.q.lora: LoRA pair of rank 4: B @ A, times alpha / r = 8 / 4 = 2, from 'layers.1.q.alpha'" in whole
+    assert "up.weight: weight norm: g v / ||v|| of 'up.weight_g' and 'up.weight_v'" in narrow

@@ -52,6 +52,7 @@ def report_text(report: Report, width: int | None = None, *, ascii_only: bool = 
         text.append_text(_table(report, width))
         text.append("\n" + "\n".join(_fold(width)) + "\n", style="dim")
     text.append_text(_changes(report, width))
+    text.append_text(_recognised(report, width))
     text.append_text(_unmeasured(report, width))
     text.rstrip()
     return Text.assemble(*_translated(text)) if ascii_only else text
@@ -285,6 +286,22 @@ def _abbreviations(name: str) -> list[str]:
 
 def _initial(part: str) -> str:
     return part if part.isdigit() or part.startswith("[") else part[:1]
+
+
+def _recognised(report: Report, width: int | None) -> Text:
+    """What matrices were recognised as; on a terminal, names that differ in numbers share a line."""
+    text = Text()
+    lines: dict[tuple[str, ...], list[Row]] = {}
+    for row in report.matrices:
+        if row.notes:
+            names = (
+                (row.name, *row.notes) if width is None else [re.sub(r"\d+", "#", t) for t in (row.name, *row.notes)]
+            )
+            lines.setdefault(tuple(names), []).append(row)
+    for rows in lines.values():
+        notes = (_together(same) for same in zip(*(row.notes for row in rows), strict=True))
+        text.append("\n" + _together([row.name for row in rows]) + ": " + "; ".join(notes), style="dim")
+    return text
 
 
 def _unmeasured(report: Report, width: int | None) -> Text:
