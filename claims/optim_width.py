@@ -121,6 +121,7 @@ def finite_networks_converge(scale: Scale) -> Measured:
     method=optim.MuPLinearLimit,
     says="analogies solved by the word vectors of the limit minus those of the widest finite network",
     at_least=0.0,
+    full_miss="0.009 below width 16384 (0.54 against 0.55, the mean of three), a few of the analogies: by then the two are the same",
 )
 def the_limit_is_the_best_network(scale: Scale) -> Measured:
     size = scale(**PLANTED)
@@ -150,6 +151,7 @@ def kernels_learn_no_words(scale: Scale) -> Measured:
     method=optim.classify_parametrization,
     says="the share of random exponents (a, b, c) that trained networks of two widths put into the same class",
     at_least=1.0,
+    full_miss="19 of 20: one loss that grows as width^(1/2) shows as 0.21 between the widths 64 and 1024, and as 0.33 up to 4096",
 )
 def the_classification_is_what_happens(scale: Scale) -> Measured:
     widths, seeds = scale(quick=((64, 512), 2), full=((64, 1024), 4))
