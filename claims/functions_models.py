@@ -41,6 +41,7 @@ def condition_after_perturbation(scale: Scale) -> Measured:
     method=functions.perturb_then_diagonalize,
     says="the transfer function stays at least 3 times nearer to HiPPO's than that of the S4D diagonalization",
     at_least=3.0,
+    full_miss="2.4 for the worst of 20 random outputs, where the worst of five at quick scale has 4.3",
 )
 def nearer_transfer_function(scale: Scale) -> Measured:
     n, s = 64, 1j * torch.logspace(-2, 5, 400, dtype=torch.float64)

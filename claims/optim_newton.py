@@ -112,6 +112,7 @@ def regressions(full: bool) -> dict[str, dict[str, list[Curves]]]:
     method=optim.ExactGaussNewton,
     says="generalises as well as tuned SGD and Adam or better on most regression tasks at equal epochs: of 4",
     at_least=3,
+    full_miss="2 of 4, with the two others near: 0.501 against 0.499 on diabetes and 0.060 against 0.058 on friedman3, means of five splits",
 )
 def test_losses(scale: Scale) -> Measured:
     won, notes = 0, []
