@@ -1,6 +1,6 @@
 """logdet, entropy and e^(tA) b of sparse matrices against matfree (JAX) and CoLA.
 
-    python benchmarks/functions_matfree.py [--side 1000] [--repeats 3]
+    python benchmarks/functions_matfree.py [--side 1000] [--repeats 3] [--only traces]
 
 The peers leave the number of steps to the user: they get the smallest of a list with which they are right, found
 beforehand and not timed, and so is compilation. matfree and CoLA multiply by the grid's slices and by torch's CSR.
@@ -184,11 +184,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--side", type=int, default=1000, help="of the grid for the traces; half of it for the actions")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=("traces", "actions"), help="one of the two tables")
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     side, repeats = (60, 1) if given.quick else (given.side, given.repeats)
-    rows = traces(side, repeats) + actions(max(side // 2, 30), repeats)
-    table(f"against matfree and CoLA; {machine()}", ["task", "method", "steps", "seconds", "x of ours"], rows)
+    header = ["task", "method", "steps", "seconds", "x of ours"]
+    print(machine())
+    if given.only != "actions":
+        table("Traces against matfree and CoLA", header, traces(side, repeats))
+    if given.only != "traces":
+        table("Actions against matfree and CoLA", header, actions(max(side // 2, 30), repeats))
 
 
 if __name__ == "__main__":
